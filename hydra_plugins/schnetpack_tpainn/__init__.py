@@ -1,0 +1,1 @@
+"""Hydra plugin that lets SchNetPack's command line find the T-PaiNN configs."""

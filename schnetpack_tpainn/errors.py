@@ -1,0 +1,19 @@
+"""The errors a user meets: each says what was expected, what was found and what to do."""
+
+__all__ = ["CheckpointError", "DataError", "LabelError", "TPaiNNError"]
+
+
+class TPaiNNError(Exception):
+    """Base class of the errors that bad input gets."""
+
+
+class DataError(TPaiNNError):
+    """A data set is missing, incomplete, inconsistent or in the wrong units."""
+
+
+class CheckpointError(TPaiNNError):
+    """A checkpoint cannot be read, or does not fit the model or the data."""
+
+
+class LabelError(TPaiNNError):
+    """A calculator did not give a usable energy and forces for a structure."""
