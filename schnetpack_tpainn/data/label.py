@@ -1,0 +1,167 @@
+"""Label structures with any ASE calculator: parallel, resumable, failures kept apart."""
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import ase.io
+import numpy as np
+from ase import Atoms
+from ase.calculators.calculator import Calculator
+from hydra.utils import instantiate
+
+from schnetpack_tpainn.data.parallel import map_items, workers
+from schnetpack_tpainn.data.store import FrameStore, fingerprint, labelled
+from schnetpack_tpainn.errors import DataError, LabelError
+
+__all__ = ["LabelResult", "compute_label", "label_frames", "make_calculator"]
+
+log = logging.getLogger(__name__)
+
+
+@lru_cache(maxsize=4)
+def _calculator(config: str) -> Calculator:
+    return instantiate(json.loads(config))
+
+
+def make_calculator(config: Mapping[str, Any]) -> Calculator:
+    """Build an ASE calculator from a Hydra node, once per process.
+
+    Args:
+        config: ``{"_target_": "tblite.ase.TBLite", "method": "GFN2-xTB"}`` and the like.
+
+    Returns:
+        The calculator.
+
+    Raises:
+        LabelError: the node names no class that can be imported and built.
+    """
+    try:
+        return _calculator(json.dumps(config, sort_keys=True))
+    except Exception as error:  # whatever a third-party constructor raises
+        raise LabelError(
+            f"cannot build the ASE calculator {config.get('_target_', config)}: {error}"
+        ) from error
+
+
+def compute_label(atoms: Atoms, calculator: Calculator) -> Atoms:
+    """Energy and forces of one structure.
+
+    Args:
+        atoms: the structure.
+        calculator: ASE calculator with ``energy`` and ``forces``.
+
+    Returns:
+        The structure with its label (eV, eV/Å).
+
+    Raises:
+        LabelError: the calculator failed or gave a label that is not finite.
+    """
+    work = atoms.copy()
+    work.calc = calculator
+    try:
+        calculator.calculate(work, ["energy", "forces"])
+        energy = float(calculator.results["energy"])
+        forces = np.asarray(calculator.results["forces"], dtype=float)
+    except Exception as error:  # whatever a third-party engine raises
+        raise LabelError(f"{type(error).__name__}: {error}") from error
+    if forces.shape != (len(atoms), 3):
+        raise LabelError(f"expected forces of shape {(len(atoms), 3)}, got {forces.shape}")
+    if not (np.isfinite(energy) and np.isfinite(forces).all()):
+        raise LabelError("energy or forces are not finite")
+    return labelled(atoms, energy, forces, **atoms.info)
+
+
+def _work(config: dict[str, Any], atoms: Atoms) -> Atoms | str:
+    try:
+        return compute_label(atoms, make_calculator(config))
+    except LabelError as error:
+        return str(error)
+
+
+@dataclass
+class LabelResult:
+    """What labelling gave.
+
+    Attributes:
+        path: the finished database, or None when every frame failed.
+        n_labelled: number of frames in it.
+        failed: index of each failed frame -> what the engine said.
+        failed_path: extended-XYZ file with the failed frames, or None.
+    """
+
+    path: Path | None
+    n_labelled: int
+    failed: dict[int, str] = field(default_factory=dict)
+    failed_path: Path | None = None
+
+
+def label_frames(
+    frames: Sequence[Atoms],
+    calculator: Mapping[str, Any],
+    path: str | Path,
+    metadata: Mapping[str, Any] | None = None,
+    atomrefs: Mapping[str, Sequence[float]] | None = None,
+    n_workers: int | None = None,
+    scheduler: str | None = None,
+) -> LabelResult:
+    """Label structures and store them as a SchNetPack database, in their order.
+
+    Args:
+        frames: structures (Å); their ``info`` goes into the database beside the labels.
+        calculator: Hydra node of an ASE calculator, built once in every worker.
+        path: the database to make (``.db``). Killed work resumes from ``<path>.partial``; frames
+            that failed are tried again then.
+        metadata: provenance to store.
+        atomrefs: ``{"energy": [eV per atomic number]}``.
+        n_workers: local worker processes; all cores when None.
+        scheduler: address or scheduler file of a Dask cluster to use instead.
+
+    Returns:
+        Where the labels are and which frames failed.
+
+    Raises:
+        DataError: no structures, ``path`` exists, or the partial file belongs to other work.
+        LabelError: the calculator cannot be built.
+    """
+    if not frames:
+        raise DataError("expected structures to label, got none")
+    make_calculator(calculator)  # a wrong name must not cost a cluster's time
+    config = dict(calculator)
+    structures = [f.todict() | {"info": None} for f in frames]
+    content = {"calculator": config, "structures": fingerprint({"s": str(structures)})}
+    store = FrameStore(path, content)
+    items = {f"frame-{i:07d}": i for i in range(len(frames))}  # ASE refuses numeric strings
+    done = store.done()
+    todo = {key: (config, frames[i]) for key, i in items.items() if key not in done}
+    if done:
+        log.info("resuming: %d of %d frames are labelled", len(done), len(items))
+    failed: dict[int, str] = {}
+    with workers(n_workers, scheduler) as pool:
+        for key, result in map_items(pool, _work, todo, "labelling", "frame"):
+            if isinstance(result, str):
+                failed[items[key]] = result
+                log.warning("%s failed: %s", key, result)
+            else:
+                store.add(key, [result])
+    n_labelled = len(items) - len(failed)
+    provenance = {"calculator": config, "n_failed": len(failed), **(metadata or {})}
+    finished = store.finish(list(items), provenance, atomrefs) if n_labelled else None
+    failed_path = _write_failed(Path(path), frames, failed) if failed else None
+    return LabelResult(finished, n_labelled, failed, failed_path)
+
+
+def _write_failed(path: Path, frames: Sequence[Atoms], failed: Mapping[int, str]) -> Path:
+    """Keep the frames that failed, with the reason, beside the database."""
+    kept = []
+    for i in sorted(failed):
+        atoms = frames[i].copy()
+        atoms.info.update(index=i, error=failed[i])
+        kept.append(atoms)
+    target = path.with_suffix(".failed.extxyz")
+    ase.io.write(target, kept, format="extxyz")
+    return target

@@ -1,0 +1,79 @@
+"""Start structures from SMILES strings or from files."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import ase.io
+from ase import Atoms
+
+from schnetpack_tpainn.errors import DataError
+
+__all__ = ["embed_smiles", "read_structures"]
+
+
+def embed_smiles(smiles: str, seed: int = 0) -> Atoms:
+    """Three-dimensional structure of a molecule by RDKit's ETKDG, relaxed with MMFF94 or UFF.
+
+    Args:
+        smiles: SMILES string; hydrogens are added.
+        seed: seed of the embedding.
+
+    Returns:
+        Atoms in RDKit's order (Å), the SMILES in ``info["smiles"]``.
+
+    Raises:
+        DataError: RDKit cannot read or embed the string, or is not installed.
+    """
+    try:
+        from rdkit import Chem, RDLogger
+        from rdkit.Chem import AllChem
+    except ImportError as error:
+        raise DataError(
+            "structures from SMILES need RDKit: pip install 'schnetpack-tpainn[molecules]'"
+        ) from error
+    RDLogger.DisableLog("rdApp.*")
+    molecule = Chem.MolFromSmiles(smiles)
+    if molecule is None:
+        raise DataError(
+            f"expected a SMILES string or the path of a structure file, got {smiles!r}: "
+            "no such file, and RDKit cannot read it as SMILES"
+        )
+    molecule = Chem.AddHs(molecule)
+    if AllChem.EmbedMolecule(molecule, randomSeed=seed + 1) != 0:
+        raise DataError(
+            f"RDKit cannot embed {smiles!r} in three dimensions; give a structure file instead"
+        )
+    if AllChem.MMFFHasAllMoleculeParams(molecule):
+        AllChem.MMFFOptimizeMolecule(molecule)
+    elif AllChem.UFFHasAllMoleculeParams(molecule):
+        AllChem.UFFOptimizeMolecule(molecule)
+    numbers = [atom.GetAtomicNum() for atom in molecule.GetAtoms()]
+    positions = molecule.GetConformer().GetPositions()
+    return Atoms(numbers, positions, info={"smiles": smiles})
+
+
+def read_structures(sources: Sequence[str], seed: int = 0) -> list[Atoms]:
+    """Start structures, from files where a path exists and from SMILES otherwise.
+
+    Args:
+        sources: SMILES strings or paths of files that ASE reads (all their frames are taken).
+        seed: seed of the embedding of SMILES strings.
+
+    Returns:
+        Structures (Å).
+
+    Raises:
+        DataError: nothing is given, or a source is neither a readable file nor a usable SMILES.
+    """
+    if not sources:
+        raise DataError("expected SMILES strings or structure files, got an empty list")
+    structures: list[Atoms] = []
+    for source in sources:
+        if Path(source).is_file():
+            try:
+                structures += ase.io.read(source, index=":")
+            except Exception as error:  # ASE's readers raise anything
+                raise DataError(f"ASE cannot read structures from {source}: {error}") from error
+        else:
+            structures.append(embed_smiles(source, seed))
+    return structures
