@@ -1,0 +1,103 @@
+"""Run directories: find the last finished run, and refuse to write over one."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from schnetpack_tpainn.errors import CheckpointError, TPaiNNError
+
+__all__ = ["REPORT_NAME", "Preflight", "check_run_directory", "find_last_run"]
+
+REPORT_NAME = "report.json"
+SECTIONS = ("data", "model", "task", "transfer", "globals", "seed")
+
+
+def find_last_run(path: str | Path, stage: str) -> Path:
+    """Run directory below a folder whose report is the newest of a stage.
+
+    Args:
+        path: folder that holds run directories, at any depth up to three.
+        stage: ``pretrain`` or ``autotune``.
+
+    Returns:
+        The run directory.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    path = Path(path)
+    reports = [r for depth in ("*", "*/*", "*/*/*") for r in path.glob(f"{depth}/{REPORT_NAME}")]
+    for report in sorted(reports, key=lambda r: r.stat().st_mtime, reverse=True):
+        if json.loads(report.read_text()).get("stage") == stage:
+            return report.parent
+    raise CheckpointError(
+        f"expected a finished {stage}ing run below {path}, got none; run "
+        f"`spktrain experiment=tpainn_{stage}` first, or name a model with transfer.checkpoint="
+    )
+
+
+def check_run_directory(directory: str | Path, config: DictConfig) -> None:
+    """Let a run begin in a new directory or go on in its own, and in no other.
+
+    Args:
+        directory: the run directory.
+        config: the configuration of the run.
+
+    Raises:
+        TPaiNNError: the directory holds a finished run, or one of another configuration.
+    """
+    directory = Path(directory)
+    if not directory.exists() or not any(directory.iterdir()):
+        return
+    if (directory / REPORT_NAME).exists():
+        raise TPaiNNError(
+            f"{directory} holds a finished run and is not written over; choose another run.id"
+        )
+    stored = directory / "config.yaml"
+    if not stored.exists():
+        raise TPaiNNError(
+            f"expected a new directory or an unfinished run, got {directory} with other files; "
+            "choose another run.id"
+        )
+    old: Any = OmegaConf.load(stored)
+    for section in SECTIONS:
+        if _plain(old, section) != _plain(config, section):
+            raise TPaiNNError(
+                f"{directory} holds an unfinished run with another `{section}` section; repeat "
+                "its command to resume it, or choose another run.id"
+            )
+
+
+def _plain(config: Any, section: str) -> Any:
+    node = OmegaConf.select(config, section)
+    return OmegaConf.to_container(node, resolve=False) if OmegaConf.is_config(node) else node
+
+
+class Preflight(Callback):
+    """Hydra callback: finds what would fail before a run directory is made or touched.
+
+    It ends the program with a one-line message rather than a traceback.
+    """
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Check the run directory, and the pretrained model against this run's.
+
+        Args:
+            config: the whole configuration, Hydra's included.
+            **kwargs: unused.
+
+        Raises:
+            SystemExit: a check failed; its text says what was expected, got, and what to do.
+        """
+        HydraConfig.instance().set_config(config)  # for the resolver `hydra:`, set later otherwise
+        try:
+            check_run_directory(config.hydra.run.dir, config)
+            if OmegaConf.select(config, "transfer._target_") is not None:
+                instantiate(config.transfer).check(lambda: instantiate(config.model))
+        except TPaiNNError as error:
+            raise SystemExit(f"{type(error).__name__}: {error}") from error

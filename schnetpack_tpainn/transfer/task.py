@@ -1,0 +1,190 @@
+"""The training task: SchNetPack's, with a transfer step and checkpoints that load safely."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from hydra.utils import get_class, instantiate
+from schnetpack import AtomisticTask
+from torch import nn
+
+from schnetpack_tpainn.transfer.architecture import describe
+from schnetpack_tpainn.transfer.evaluate import elements
+from schnetpack_tpainn.transfer.offsets import get_offsets, set_offsets
+from schnetpack_tpainn.transfer.pretrained import CARD_KEY, FORMAT
+from schnetpack_tpainn.transfer.strategies import Context, Scratch, TransferRecord
+
+__all__ = ["TransferTask"]
+
+log = logging.getLogger(__name__)
+
+
+class TransferTask(AtomisticTask):
+    """SchNetPack's ``AtomisticTask`` that begins with a transfer step.
+
+    It is built from plain configs (Hydra's ``_recursive_: false``), keeps them, and stores them
+    in its checkpoints in place of pickled modules: a checkpoint holds tensors and plain containers
+    only, loads with ``weights_only=True``, and ``load_from_checkpoint`` builds the modules anew.
+
+    .. code-block:: yaml
+
+        task:
+          _target_: schnetpack_tpainn.transfer.task.TransferTask
+          _recursive_: false
+          _convert_: all
+          model_config: ${model}
+          transfer: ${transfer}
+          outputs: [...]  # as for SchNetPack's task
+
+    Args:
+        model_config: Hydra node of the model.
+        outputs: Hydra nodes of ``schnetpack.task.ModelOutput``.
+        model: the model built from ``model_config``, as ``spktrain`` passes it; built here if None.
+        transfer: Hydra node of a strategy (see :mod:`schnetpack_tpainn.transfer.strategies`);
+            training from scratch if None.
+        energy_key: key of the energy (eV) in model and data.
+        forces_key: key of the forces (eV/Å).
+        optimizer_cls: optimiser class or its import path.
+        optimizer_args: its keyword arguments.
+        scheduler_cls: learning-rate scheduler class or its import path.
+        scheduler_args: its keyword arguments.
+        scheduler_monitor: metric that a plateau scheduler watches.
+        scheduler_interval: the scheduler moves every ``step`` or as in SchNetPack (``epoch``).
+        warmup_steps: steps of linear warm-up, see ``AtomisticTask``.
+    """
+
+    def __init__(
+        self,
+        model_config: Mapping[str, Any],
+        outputs: Sequence[Mapping[str, Any]],
+        model: nn.Module | None = None,
+        transfer: Mapping[str, Any] | None = None,
+        energy_key: str = "energy",
+        forces_key: str = "forces",
+        optimizer_cls: type | str = "torch.optim.AdamW",
+        optimizer_args: Mapping[str, Any] | None = None,
+        scheduler_cls: type | str | None = None,
+        scheduler_args: Mapping[str, Any] | None = None,
+        scheduler_monitor: str | None = None,
+        scheduler_interval: str = "epoch",
+        warmup_steps: int = 0,
+    ) -> None:
+        super().__init__(
+            model=instantiate(model_config) if model is None else model,
+            outputs=[instantiate(output) for output in outputs],
+            optimizer_cls=_class(optimizer_cls),
+            optimizer_args=dict(optimizer_args or {"lr": 1e-3}),
+            scheduler_cls=_class(scheduler_cls),
+            scheduler_args=dict(scheduler_args or {}),
+            scheduler_monitor=scheduler_monitor,
+            warmup_steps=warmup_steps,
+        )
+        plain = {
+            "model_config": model_config,
+            "outputs": outputs,
+            "transfer": transfer,
+            "energy_key": energy_key,
+            "forces_key": forces_key,
+            "optimizer_cls": _path(optimizer_cls),
+            "optimizer_args": self.optimizer_kwargs,
+            "scheduler_cls": _path(scheduler_cls),
+            "scheduler_args": self.scheduler_kwargs,
+            "scheduler_monitor": scheduler_monitor,
+            "scheduler_interval": scheduler_interval,
+            "warmup_steps": warmup_steps,
+        }
+        super().save_hyperparameters(plain)
+        self.strategy = Scratch() if transfer is None else instantiate(transfer)
+        self.energy_key, self.forces_key = energy_key, forces_key
+        self.scheduler_interval = scheduler_interval
+        self.record: TransferRecord | None = None
+        self.card: dict[str, Any] = {}
+        self.optimiser_steps = 0  # of the weights held, as read from a checkpoint
+
+    def save_hyperparameters(self, *args: Any, **kwargs: Any) -> None:
+        """Does nothing: ``AtomisticTask`` calls it to pickle the modules it was given."""
+
+    def setup(self, stage: str | None = None) -> None:
+        """Fit the offsets to the labels and apply the transfer, unless a run is resumed.
+
+        Args:
+            stage: Lightning's stage; only ``fit`` changes anything.
+        """
+        if stage != "fit":
+            return
+        datamodule = self.trainer.datamodule
+        self.model.initialize_transforms(datamodule)
+        context = Context(self.model, datamodule, self.energy_key, self.forces_key)
+        if self.trainer.ckpt_path is None:
+            device = self.trainer.strategy.root_device
+            self.model.to(device)
+            self.record = self.strategy.apply(context)
+        self.card = {
+            "architecture": describe(self.model),
+            "elements": elements(context.batches(datamodule.train_dataset)),
+            "units": {
+                "energy": datamodule.train_dataset.units[self.energy_key],
+                "forces": datamodule.train_dataset.units[self.forces_key],
+                "distance": datamodule.train_dataset.distance_unit,
+            },
+        }
+        self.model.metadata = self.card  # travels with the pickled `best_model`
+
+    def on_fit_start(self) -> None:
+        """Let the data follow the model's offsets, which a resumed run has read by now."""
+        self._sync_offsets()
+
+    def on_test_start(self) -> None:
+        """As :meth:`on_fit_start`, for a task that was loaded to be tested."""
+        self._sync_offsets()
+
+    def _sync_offsets(self) -> None:
+        offsets = get_offsets(self.model, self.energy_key)
+        set_offsets(self.model, self.trainer.datamodule, self.energy_key, offsets)
+
+    def configure_optimizers(self) -> Any:
+        """SchNetPack's optimiser; the scheduler moves every step if it shall.
+
+        Returns:
+            Lightning's optimiser configuration.
+        """
+        configured = super().configure_optimizers()
+        if self.scheduler_cls is not None and self.scheduler_interval == "step":
+            _, schedulers = configured
+            schedulers[0].update(interval="step", frequency=1)
+        return configured
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add format, transfer record and card.
+
+        Args:
+            checkpoint: Lightning's checkpoint.
+        """
+        record = None if self.record is None else self.record.plain()
+        checkpoint[CARD_KEY] = {
+            "format": FORMAT,
+            "record": record,
+            "card": self.card,
+            "optimiser_steps": self.trainer.global_step,
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore transfer record and card.
+
+        Args:
+            checkpoint: Lightning's checkpoint.
+        """
+        ours = checkpoint[CARD_KEY]
+        self.record = None if ours["record"] is None else TransferRecord(**ours["record"])
+        self.card = ours["card"]
+        self.optimiser_steps = ours["optimiser_steps"]
+        self.model.metadata = self.card
+
+
+def _class(cls: type | str | None) -> type | None:
+    return get_class(cls) if isinstance(cls, str) else cls
+
+
+def _path(cls: type | str | None) -> str | None:
+    return f"{cls.__module__}.{cls.__qualname__}" if isinstance(cls, type) else cls
