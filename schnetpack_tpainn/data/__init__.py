@@ -1,0 +1,23 @@
+"""Data sets: sampling, labelling, import and SchNetPack's data module.
+
+The names below load when they are asked for, so that worker processes of a sampling or labelling
+run do not import torch.
+"""
+
+from importlib import import_module
+from typing import Any
+
+__all__ = ["EmbeddedEthanol", "MDSampler", "TPaiNNDataModule", "TrajectoryImport"]
+
+_HOMES = {
+    "EmbeddedEthanol": "embedded",
+    "MDSampler": "sampling",
+    "TPaiNNDataModule": "datamodule",
+    "TrajectoryImport": "importer",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -13,7 +13,8 @@ from schnetpack_tpainn.errors import LabelError
 __all__ = ["PySCF"]
 
 # unpaired electrons of neutral atoms in their ground states (Hund's rules)
-UNPAIRED = dict(H=1, He=0, Li=1, Be=0, B=1, C=2, N=3, O=2, F=1, Ne=0, Si=2, P=3, S=2, Cl=1, Br=1)
+_UNPAIRED = "H1 He0 Li1 Be0 B1 C2 N3 O2 F1 Ne0 Na1 Mg0 Al1 Si2 P3 S2 Cl1 Ar0 Br1 I1"
+UNPAIRED = {entry[:-1]: int(entry[-1]) for entry in _UNPAIRED.split()}
 
 
 class PySCF(Calculator):

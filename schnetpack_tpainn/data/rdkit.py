@@ -50,9 +50,7 @@ class RDKitForceField(Calculator):
         if smiles is None:
             block = f"{len(atoms)}\n\n" + "\n".join(
                 f"{s} {x:.8f} {y:.8f} {z:.8f}"
-                for s, (x, y, z) in zip(
-                    atoms.get_chemical_symbols(), atoms.positions, strict=True
-                )
+                for s, (x, y, z) in zip(atoms.get_chemical_symbols(), atoms.positions, strict=True)
             )
             molecule = Chem.MolFromXYZBlock(block)
             try:

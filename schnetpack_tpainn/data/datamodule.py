@@ -1,0 +1,252 @@
+"""SchNetPack's data module, with checks before training, exact offsets and a sample cache."""
+
+import logging
+from pathlib import Path
+from typing import Any, Protocol
+
+import fasteners
+import numpy as np
+import torch
+from ase.db import connect
+from hydra.utils import to_absolute_path
+from schnetpack.data import AtomsDataModule, AtomsLoader
+
+from schnetpack_tpainn.data.check import FrameTable, check_database
+from schnetpack_tpainn.data.dataset import CachedAtomsData, SampleCache
+from schnetpack_tpainn.data.offsets import fit_offsets
+from schnetpack_tpainn.data.split import SeededSplit
+from schnetpack_tpainn.data.store import fingerprint
+from schnetpack_tpainn.errors import DataError
+
+__all__ = ["Source", "TPaiNNDataModule"]
+
+log = logging.getLogger(__name__)
+
+
+class Source(Protocol):
+    """Something that can make a data set."""
+
+    settings: dict[str, Any]
+
+    def make(self, path: str | Path) -> Path:
+        """Write the SchNetPack database ``path``."""
+        ...
+
+
+class TPaiNNDataModule(AtomsDataModule):
+    """``AtomsDataModule`` that makes, checks and caches its data set.
+
+    A data set that is absent is made by ``source``. Before any training every frame is checked:
+    units, labels, sizes, overlapping atoms. Offsets and statistics come straight from the training
+    frames in float64. Samples are kept in memory after their transforms: call
+    :meth:`clear_cache` when a transform changes.
+
+    .. code-block:: yaml
+
+        data:
+          _target_: schnetpack_tpainn.data.TPaiNNDataModule
+          datapath: ethanol.db
+          batch_size: 10
+          num_train: 950
+          num_val: 50
+          source:
+            _target_: schnetpack_tpainn.data.EmbeddedEthanol
+
+    Args:
+        datapath: SchNetPack database; relative to the directory a Hydra run was started from.
+        batch_size: training batch size.
+        source: object with ``make(path)`` and ``settings``, such as
+            :class:`~schnetpack_tpainn.data.sampling.MDSampler`; None for a data set that exists.
+        cache_gib: memory for preprocessed samples in GiB; 0 switches the cache off, which random
+            transforms need.
+        energy_key: property that holds the energy.
+        forces_key: property that holds the forces; None for a data set without.
+        num_workers: worker processes of the loaders; with the cache, none is fastest.
+        splitting: partitioning strategy; ``SeededSplit(0)`` when None.
+        **kwargs: further arguments of ``schnetpack.data.AtomsDataModule``.
+    """
+
+    dataset: Any  # CachedAtomsData after setup
+
+    def __init__(
+        self,
+        datapath: str,
+        batch_size: int,
+        source: Source | None = None,
+        cache_gib: float = 2.0,
+        energy_key: str = "energy",
+        forces_key: str | None = "forces",
+        num_workers: int = 0,
+        splitting: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        if kwargs.get("load_properties") is None:
+            kwargs["load_properties"] = [k for k in (energy_key, forces_key) if k]
+        super().__init__(
+            to_absolute_path(str(datapath)),
+            batch_size,
+            num_workers=num_workers,
+            splitting=splitting or SeededSplit(),
+            **kwargs,
+        )
+        self.source = source
+        self.energy_key = energy_key
+        self.forces_key = forces_key
+        self.cache = SampleCache(int(cache_gib * 2**30))
+        self._frames: FrameTable | None = None
+
+    def prepare_data(self) -> None:
+        """Make the data set if it is absent; one process makes it, others wait.
+
+        Raises:
+            DataError: it is absent and there is no source, or it was made with other settings.
+        """
+        path = Path(self.datapath)
+        if path.exists():
+            self._check_source(path)
+            return
+        if self.source is None:
+            raise DataError(
+                f"data set {path} does not exist: give its path as data.datapath, or a source "
+                "that makes it (data/source=tpainn_rdkit, tpainn_calculator, tpainn_import, "
+                "tpainn_ethanol)"
+            )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with fasteners.InterProcessLock(path.with_name(f".{path.name}.lock")):
+            if not path.exists():
+                log.info("making the data set %s", path)
+                self.source.make(path)
+        self._check_source(path)
+
+    def _check_source(self, path: Path) -> None:
+        """Refuse a data set that is not what the source would make."""
+        settings = getattr(self.source, "settings", None)
+        if settings is None:
+            return
+        with connect(str(path), use_lock_file=False) as db:
+            found = db.metadata.get("fingerprint")
+        wanted = fingerprint(settings)
+        if found != wanted:
+            raise DataError(
+                f"data set {path} was made with other settings (expected fingerprint {wanted}, "
+                f"got {found}): restore the settings, choose another data.datapath, delete the "
+                "file, or use it as it is with data.source=null"
+            )
+
+    def setup(self, stage: str | None = None) -> None:
+        """Check the data set, partition it and initialise the transforms.
+
+        Args:
+            stage: Lightning's stage; the work is done once.
+
+        Raises:
+            DataError: see :func:`~schnetpack_tpainn.data.check.check_database`; also too few
+                frames for the partitions.
+        """
+        if self.dataset is not None:
+            return
+        datapath = self.datapath if self.data_workdir is None else self._copy_to_workdir()
+        if not Path(datapath).exists():
+            raise DataError(f"data set {datapath} does not exist: call prepare_data() first")
+        self._frames = check_database(datapath, self.energy_key, self.forces_key)
+        self.dataset = CachedAtomsData(
+            datapath,
+            self.cache,
+            property_units=self.property_units,
+            distance_unit=self.distance_unit,
+            load_properties=self.load_properties,
+        )
+        if self.train_idx is None:
+            self._load_partitions()
+            self._check_partitions(len(self._frames))
+        self._train_dataset = self.dataset.part("train", self.train_idx)
+        self._val_dataset = self.dataset.part("val", self.val_idx)
+        self._test_dataset = self.dataset.part("test", self.test_idx)
+        self._setup_transforms()
+
+    def _check_partitions(self, n_frames: int) -> None:
+        """A split file can come from another data set."""
+        largest = max([*self.train_idx, *self.val_idx, *self.test_idx], default=-1)
+        if largest >= n_frames:
+            raise DataError(
+                f"split file {self.split_file} names frame {largest}, the data set has "
+                f"{n_frames} frames: delete the split file or restore its data set"
+            )
+
+    def clear_cache(self) -> None:
+        """Forget preprocessed samples, after a transform has changed."""
+        self.cache.clear()
+
+    def train_dataloader(self) -> AtomsLoader:
+        """Loader of the training frames; worker processes inherit the filled cache."""
+        if self._train_dataloader is None and self.num_workers:
+            self._train_dataset.fill()
+        return super().train_dataloader()
+
+    def val_dataloader(self) -> AtomsLoader:
+        """Loader of the validation frames; worker processes inherit the filled cache."""
+        if self._val_dataloader is None and self.num_val_workers:
+            self._val_dataset.fill()
+        return super().val_dataloader()
+
+    def _training_frames(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """Compositions (M, 100) and values (M,) of the training frames, in the units in use."""
+        if self._frames is None:
+            raise DataError("offsets and statistics need setup() first")
+        if name not in self._frames.values:
+            raise DataError(
+                f"expected {self.energy_key!r}, the one property with offsets and statistics, "
+                f"got {name!r}"
+            )
+        index = np.asarray(self.train_idx, dtype=int)
+        factor = self.dataset.conversions[name]
+        return self._frames.counts[index], self._frames.values[name][index] * factor
+
+    def get_atomrefs(self, property: str, is_extensive: bool) -> dict[str, torch.Tensor]:  # noqa: A002
+        """Offsets per element by least squares, from the training frames alone.
+
+        Args:
+            property: the energy's key.
+            is_extensive: whether the value is a sum over atoms, or their mean.
+
+        Returns:
+            Property -> value per atomic number, float64, shape (100,).
+        """
+        key = (property, is_extensive)
+        if key not in self._atomrefs:
+            counts, values = self._training_frames(property)
+            weights = counts if is_extensive else counts / counts.sum(1, keepdims=True)
+            self._atomrefs[key] = torch.from_numpy(fit_offsets(weights, values, property))
+        return {property: self._atomrefs[key]}
+
+    def get_stats(
+        self,
+        property: str,  # noqa: A002
+        divide_by_atoms: bool,
+        remove_atomref: bool,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and standard deviation over the training frames.
+
+        Args:
+            property: the energy's key.
+            divide_by_atoms: whether to take values per atom.
+            remove_atomref: whether to subtract offsets first: those of :meth:`get_atomrefs` where
+                it has been called, otherwise the metadata's isolated-atom values.
+
+        Returns:
+            Mean and standard deviation, float64, shape (1,) each.
+        """
+        key = (property, divide_by_atoms, remove_atomref)
+        if key not in self._stats:
+            counts, values = self._training_frames(property)
+            n_atoms = counts.sum(1)
+            if remove_atomref:
+                offsets = self._atomrefs.get((property, divide_by_atoms))
+                if offsets is None:
+                    offsets = self.dataset.atomrefs.get(property, torch.zeros(0))
+                total = counts[:, : len(offsets)] @ offsets.double().numpy()
+                values = values - (total if divide_by_atoms else total / n_atoms)
+            values = values / n_atoms if divide_by_atoms else values
+            stats = np.array([[values.mean()], [values.std()]])
+            self._stats[key] = tuple(torch.from_numpy(stats))
+        return self._stats[key]

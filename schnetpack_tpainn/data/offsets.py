@@ -1,0 +1,49 @@
+"""Energy offsets per element, in float64."""
+
+import logging
+
+import numpy as np
+from ase.data import chemical_symbols
+
+from schnetpack_tpainn.errors import DataError
+
+__all__ = ["Z_MAX", "fit_offsets"]
+
+log = logging.getLogger(__name__)
+
+Z_MAX = 100  # length of SchNetPack's atomref tensors
+
+
+def fit_offsets(counts: np.ndarray, values: np.ndarray, name: str = "energy") -> np.ndarray:
+    """Value per element by least squares: the w that minimises |counts w - values|.
+
+    Where the compositions do not determine w (all frames of one composition, say), it is the
+    solution of smallest norm; it still reproduces the composition's mean exactly.
+
+    Args:
+        counts: atoms of each element per frame, or their fractions, shape (M, 100).
+        values: property of each frame, shape (M,).
+        name: name of the property, for the log.
+
+    Returns:
+        Value per atomic number, float64, shape (100,); zero for elements that do not occur.
+
+    Raises:
+        DataError: there are no frames.
+    """
+    if not len(values):
+        raise DataError(f"expected training frames to fit {name} offsets to, got none")
+    elements = np.flatnonzero(counts.sum(0))
+    composition = counts[:, elements].astype(np.float64)  # (M, elements)
+    fitted, _, rank, _ = np.linalg.lstsq(composition, values.astype(np.float64), rcond=None)
+    rms = float(np.sqrt(np.mean((composition @ fitted - values) ** 2)))
+    names = ", ".join(chemical_symbols[z] for z in elements)
+    log.info(
+        "%s offsets of %d elements (%s) from %d frames: rank %d%s; rms left %.4g",
+        *(name, len(elements), names, len(values), rank),
+        "" if rank == len(elements) else ", not unique: smallest-norm solution",
+        rms,
+    )
+    offsets = np.zeros(Z_MAX)
+    offsets[elements] = fitted
+    return offsets

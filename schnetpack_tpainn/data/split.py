@@ -1,0 +1,137 @@
+"""Train, validation and test partitions that depend on a seed alone."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from schnetpack.data import SplittingStrategy
+
+from schnetpack_tpainn.errors import DataError
+
+__all__ = ["PartSplit", "SeededSplit"]
+
+
+def _partitions(
+    order: Sequence[int], n_train: int | None, n_val: int | None, n_rest: int | None, what: str
+) -> tuple[list[int], list[int], list[int]]:
+    """First ``n_train``, last ``n_val`` and the ``n_rest`` before those (None: all between)."""
+    if n_train is None or n_val is None:
+        raise DataError(
+            f"expected numbers for num_train and num_val, got {n_train} and {n_val}; set both"
+        )
+    rest = 0 if n_rest is None else n_rest
+    if min(n_train, n_val, rest) < 0 or n_train + n_val + rest > len(order):
+        raise DataError(
+            f"expected num_train + num_val{'' if n_rest is None else ' + num_test'} = "
+            f"{n_train} + {n_val}{'' if n_rest is None else f' + {rest}'} of at most {len(order)} "
+            f"{what}; ask for fewer or make more frames"
+        )
+    end = len(order) - n_val
+    start = n_train if n_rest is None else end - rest
+    return list(order[:n_train]), list(order[end:]), list(order[start:end])
+
+
+def _shuffled(indices: Sequence[int], seed: int) -> list[int]:
+    return [int(i) for i in np.random.default_rng(seed).permutation(np.asarray(indices, int))]
+
+
+def _open_end(size: int | None) -> int | None:
+    """SchNetPack writes "all that remain" as None or as a negative number."""
+    return None if size is None or size < 0 else size
+
+
+class SeededSplit(SplittingStrategy):
+    """Random split that nests: a smaller training set is part of a larger one.
+
+    Training frames are the first of one permutation, validation frames its last, test frames the
+    ones before those. Validation and, where ``num_test`` is given, test frames therefore do not
+    depend on ``num_train``, and nothing depends on the state of the global generators.
+
+    .. code-block:: yaml
+
+        splitting:
+          _target_: schnetpack_tpainn.data.split.SeededSplit
+          seed: 0
+
+    Args:
+        seed: seed of the permutation.
+    """
+
+    def __init__(self, seed: int = 0) -> None:
+        super().__init__()
+        self.seed = seed
+
+    def split(self, dataset: Any, *split_sizes: int | None) -> tuple[list[int], ...]:
+        """Partition a data set.
+
+        Args:
+            dataset: the data set; only its length is used.
+            *split_sizes: number of training, validation and test frames; None or -1 as the last
+                means all that remain.
+
+        Returns:
+            Training, validation and test indices.
+
+        Raises:
+            DataError: there are fewer frames than asked for.
+        """
+        n_train, n_val, n_test = split_sizes
+        order = _shuffled(range(len(dataset)), self.seed)
+        return _partitions(order, n_train, n_val, _open_end(n_test), "frames")
+
+
+class PartSplit(SplittingStrategy):
+    """Split that keeps a declared test set apart.
+
+    Test frames come from the rows whose key-value pair ``part_key`` is ``test``, training and
+    validation frames from all others; within those, training sets nest as in
+    :class:`SeededSplit`.
+
+    .. code-block:: yaml
+
+        splitting:
+          _target_: schnetpack_tpainn.data.split.PartSplit
+          seed: 0
+
+    Args:
+        seed: seed of the permutations.
+        part_key: name of the key-value pair.
+    """
+
+    def __init__(self, seed: int = 0, part_key: str = "part") -> None:
+        super().__init__()
+        self.seed = seed
+        self.part_key = part_key
+
+    def split(self, dataset: Any, *split_sizes: int | None) -> tuple[list[int], ...]:
+        """Partition a data set.
+
+        Args:
+            dataset: SchNetPack's ``ASEAtomsData``.
+            *split_sizes: number of training, validation and test frames; None or -1 as the last
+                means every test row.
+
+        Returns:
+            Training, validation and test indices.
+
+        Raises:
+            DataError: no row is marked ``test``, or a part has fewer frames than asked for.
+        """
+        n_train, n_val, n_test = split_sizes
+        rows = dataset.conn.select(columns=["id", "key_value_pairs"], include_data=False)
+        parts = {row.id - 1: row.key_value_pairs.get(self.part_key) for row in rows}
+        marked = [i for i, part in parts.items() if part == "test"]
+        if not marked:
+            raise DataError(
+                f"expected rows with the key-value pair {self.part_key}='test', got none; mark "
+                "them, or split with schnetpack_tpainn.data.split.SeededSplit"
+            )
+        pool = _shuffled([i for i, part in parts.items() if part != "test"], self.seed)
+        train, val, _ = _partitions(pool, n_train, n_val, None, "frames outside the test part")
+        tests = _shuffled(marked, self.seed)
+        n_test = _open_end(n_test)
+        if n_test is not None and n_test > len(tests):
+            raise DataError(
+                f"expected num_test of at most {len(tests)} frames marked 'test', got {n_test}"
+            )
+        return train, val, tests[:n_test]
