@@ -1,0 +1,1 @@
+"""Compare strategies: run them, collect their errors, tabulate and plot."""

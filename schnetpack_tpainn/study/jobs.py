@@ -1,0 +1,96 @@
+"""Run `spktrain` jobs side by side on one machine."""
+
+import logging
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from schnetpack_tpainn.data.parallel import n_cores
+from schnetpack_tpainn.errors import TPaiNNError
+from schnetpack_tpainn.transfer.runs import REPORT_NAME
+
+__all__ = ["Job", "run_jobs"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training run.
+
+    Attributes:
+        directory: the run directory.
+        overrides: Hydra overrides, ``experiment=...`` first.
+    """
+
+    directory: Path
+    overrides: tuple[str, ...]
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has its report."""
+        return (self.directory / REPORT_NAME).is_file()
+
+    def command(self) -> list[str]:
+        """The command line, without threads and log file."""
+        place = [f"run.path={self.directory.parent}", f"run.id={self.directory.name}"]
+        train = "from schnetpack.cli import train; train()"
+        return [sys.executable, "-c", train, *self.overrides, *place]
+
+
+def _run(job: Job, threads: int, cwd: Path, processes: list[subprocess.Popen]) -> None:
+    if job.finished:
+        log.info("finished before: %s", job.directory)
+        return
+    log_file = job.directory.with_name(f"{job.directory.name}.log")
+    log_file.parent.mkdir(parents=True, exist_ok=True)
+    env = {**os.environ, "OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    with log_file.open("a") as output:
+        process = subprocess.Popen(  # noqa: S603 - our own command line
+            job.command(), stdout=output, stderr=subprocess.STDOUT, env=env, cwd=cwd
+        )
+        processes.append(process)
+        code = process.wait()
+    if code != 0 or not job.finished:
+        tail = "\n".join(log_file.read_text(errors="replace").splitlines()[-15:])
+        raise TPaiNNError(
+            f"training in {job.directory} ended with status {code}; the end of {log_file}:\n{tail}"
+        )
+
+
+def run_jobs(jobs: Sequence[Job], cwd: str | Path = ".", parallel: int | None = None) -> None:
+    """Run training jobs, those that are finished left out, those that were killed resumed.
+
+    Args:
+        jobs: the jobs; they do not depend on each other.
+        cwd: working directory, where ``data/`` lies.
+        parallel: jobs at once; as many as there are cores when None. The cores are shared out.
+
+    Raises:
+        TPaiNNError: a job failed; the others are ended first and can be resumed.
+    """
+    todo = [job for job in jobs if not job.finished]
+    parallel = min(parallel or n_cores(), max(1, len(todo)))
+    threads = max(1, n_cores() // parallel)
+    processes: list[subprocess.Popen] = []
+    failed = threading.Event()
+
+    def work(job: Job) -> None:
+        if not failed.is_set():
+            _run(job, threads, Path(cwd), processes)
+
+    with ThreadPoolExecutor(parallel) as pool:
+        futures = [pool.submit(work, job) for job in jobs]
+        try:
+            for future in futures:
+                future.result()
+        except BaseException:
+            failed.set()
+            for process in processes:
+                process.terminate()
+            raise
