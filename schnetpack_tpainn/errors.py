@@ -1,6 +1,6 @@
 """The errors a user meets: each says what was expected, what was found and what to do."""
 
-__all__ = ["CheckpointError", "DataError", "LabelError", "TPaiNNError"]
+__all__ = ["CheckpointError", "DataError", "LabelError", "MDError", "TPaiNNError"]
 
 
 class TPaiNNError(Exception):
@@ -17,3 +17,7 @@ class CheckpointError(TPaiNNError):
 
 class LabelError(TPaiNNError):
     """A calculator did not give a usable energy and forces for a structure."""
+
+
+class MDError(TPaiNNError):
+    """Molecular dynamics cannot start, or blew up."""

@@ -1,0 +1,34 @@
+"""Molecular dynamics through ASE: run it, resume it, and judge the trajectory."""
+
+from schnetpack_tpainn.md.analyse import (
+    Comparison,
+    EnergyDrift,
+    compare_with_reference,
+    energy_drift,
+)
+from schnetpack_tpainn.md.calculator import ModelCalculator
+from schnetpack_tpainn.md.ensembles import NVE, NVT, Ensemble
+from schnetpack_tpainn.md.guard import ExplosionError, Limits
+from schnetpack_tpainn.md.output import read_log
+from schnetpack_tpainn.md.report import MDResult
+from schnetpack_tpainn.md.run import run_md
+from schnetpack_tpainn.md.settings import MDSettings
+from schnetpack_tpainn.md.structure import read_structure
+
+__all__ = [
+    "NVE",
+    "NVT",
+    "Comparison",
+    "EnergyDrift",
+    "Ensemble",
+    "ExplosionError",
+    "Limits",
+    "MDResult",
+    "MDSettings",
+    "ModelCalculator",
+    "compare_with_reference",
+    "energy_drift",
+    "read_log",
+    "read_structure",
+    "run_md",
+]

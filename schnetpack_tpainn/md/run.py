@@ -1,0 +1,107 @@
+"""Run molecular dynamics with any ASE calculator: resumable, guarded, reported."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ase import Atoms
+from ase.calculators.calculator import Calculator
+
+from schnetpack_tpainn.errors import MDError
+from schnetpack_tpainn.md.guard import ExplosionError
+from schnetpack_tpainn.md.output import RunFiles
+from schnetpack_tpainn.md.report import MDResult, read_finished, write_report
+from schnetpack_tpainn.md.settings import MDSettings
+from schnetpack_tpainn.md.simulation import Simulation
+
+__all__ = ["run_md"]
+
+log = logging.getLogger(__name__)
+
+
+def run_md(
+    settings: MDSettings,
+    atoms: Atoms,
+    calculator: Calculator,
+    output: str | Path,
+    provenance: Mapping[str, Any] | None = None,
+) -> MDResult:
+    """Run molecular dynamics, or go on with a run that was killed.
+
+    A resumed run gives what an unbroken one gives: the restart file holds positions, momenta and
+    the state of the random numbers (on a GPU, up to its rounding, as sums there have no fixed
+    order). A finished run is not repeated; its result is read.
+
+    .. code-block:: python
+
+        from schnetpack_tpainn.md import MDSettings, ModelCalculator, read_structure, run_md
+
+        result = run_md(
+            MDSettings(duration_ps=10, equilibration_ps=1),
+            read_structure("CCO"),
+            ModelCalculator("runs/autotuned/best_model"),
+            "runs/md",
+        )
+        print(result.drift, result.steps_per_s)
+
+    Args:
+        settings: ensemble, duration, time step and so on.
+        atoms: start structure (Å); left as it is, and its velocities are not used.
+        calculator: any ASE calculator with energy and forces.
+        output: folder for ``trajectory.traj``, ``log.csv``, ``restart.npz``, ``report.json``,
+            ``energy.png`` and ``settings.json``.
+        provenance: what else decides the result and must not change on resuming,
+            JSON-serialisable. A :class:`~schnetpack_tpainn.md.ModelCalculator` adds its model.
+
+    Returns:
+        Paths, speed and energy drift.
+
+    Raises:
+        MDError: the structure cannot be simulated, or ``output`` holds something else.
+        ExplosionError: the dynamics blew up; the outputs up to then are complete, and the report
+            says why.
+    """
+    start = _checked(atoms)
+    content = {
+        "settings": settings.asdict(),
+        "calculator": f"{type(calculator).__module__}.{type(calculator).__qualname__}",
+        "numbers": start.numbers.tolist(),
+        "positions": start.positions.tolist(),
+        "cell": start.cell.array.tolist(),
+        "pbc": start.pbc.tolist(),
+        **getattr(calculator, "provenance", {}),
+        **(provenance or {}),
+    }
+    files = RunFiles(output, content)
+    finished = read_finished(files)
+    if finished is not None:
+        log.info("%s is finished; its result is read", files.folder)
+        return finished
+    start.calc = calculator
+    simulation = Simulation(settings, start, files)
+    try:
+        simulation.run()
+    except ExplosionError as error:
+        write_report(simulation, content, error)
+        raise
+    return write_report(simulation, content, None)
+
+
+def _checked(atoms: Atoms) -> Atoms:
+    """Copy of the structure, if it can be simulated."""
+    if len(atoms) < 2:
+        raise MDError(f"expected a structure of at least two atoms, got {len(atoms)}")
+    if atoms.constraints:
+        raise MDError(
+            "expected a structure without constraints, which the temperature would have to count; "
+            "call atoms.set_constraint()"
+        )
+    return Atoms(
+        atoms.numbers,
+        atoms.positions,
+        cell=atoms.cell,
+        pbc=atoms.pbc,
+        masses=atoms.get_masses(),
+        info=dict(atoms.info),
+    )
