@@ -44,8 +44,8 @@ def history(directory: Path) -> dict[str, np.ndarray]:
                     values = float(row["val_energy_mae"]) * 1e3, float(row["val_forces_mae"]) * 1e3
                     found[int(row["step"]) + 1] = values
     steps = sorted(found)
-    values = np.array([found[s] for s in steps]).reshape(-1, 2)
-    return {"step": np.array(steps), "energy": values[:, 0], "forces": values[:, 1]}
+    table = np.array([found[s] for s in steps]).reshape(-1, 2)
+    return {"step": np.array(steps), "energy": table[:, 0], "forces": table[:, 1]}
 
 
 def force_field_predictions(

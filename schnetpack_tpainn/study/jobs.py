@@ -1,14 +1,17 @@
 """Run `spktrain` jobs side by side on one machine."""
 
+import csv
 import logging
 import os
 import subprocess
 import sys
 import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
+
+from tqdm import tqdm
 
 from schnetpack_tpainn.data.parallel import n_cores
 from schnetpack_tpainn.errors import TPaiNNError
@@ -18,6 +21,8 @@ __all__ = ["Job", "run_jobs"]
 
 log = logging.getLogger(__name__)
 
+POLL_SECONDS = 2.0
+
 
 @dataclass(frozen=True)
 class Job:
@@ -26,15 +31,27 @@ class Job:
     Attributes:
         directory: the run directory.
         overrides: Hydra overrides, ``experiment=...`` first.
+        steps: optimiser steps, for the progress bar.
     """
 
     directory: Path
     overrides: tuple[str, ...]
+    steps: int
 
     @property
     def finished(self) -> bool:
         """Whether the run has its report."""
         return (self.directory / REPORT_NAME).is_file()
+
+    def progress(self) -> int:
+        """Optimiser steps done, as far as Lightning's CSV logger has written them."""
+        if self.finished:
+            return self.steps
+        done = 0
+        for file in self.directory.glob("csv/version_*/metrics.csv"):
+            with file.open(newline="") as lines:
+                done = max([done, *(int(row["step"] or 0) for row in csv.DictReader(lines))])
+        return min(done, self.steps)
 
     def command(self) -> list[str]:
         """The command line, without threads and log file."""
@@ -63,6 +80,17 @@ def _run(job: Job, threads: int, cwd: Path, processes: list[subprocess.Popen]) -
         )
 
 
+def _watch(jobs: Sequence[Job], futures: Sequence[Future[None]]) -> None:
+    """Show the steps done until every job is, or one failed."""
+    pending = set(futures)
+    with tqdm(total=sum(job.steps for job in jobs), unit="step", disable=not pending) as bar:
+        while pending:
+            done, pending = wait(pending, timeout=POLL_SECONDS)
+            for future in done:
+                future.result()
+            bar.update(sum(job.progress() for job in jobs) - bar.n)
+
+
 def run_jobs(jobs: Sequence[Job], cwd: str | Path = ".", parallel: int | None = None) -> None:
     """Run training jobs, those that are finished left out, those that were killed resumed.
 
@@ -87,8 +115,7 @@ def run_jobs(jobs: Sequence[Job], cwd: str | Path = ".", parallel: int | None = 
     with ThreadPoolExecutor(parallel) as pool:
         futures = [pool.submit(work, job) for job in jobs]
         try:
-            for future in futures:
-                future.result()
+            _watch(jobs, futures)
         except BaseException:
             failed.set()
             for process in processes:
