@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 from ase.db import connect
-from schnetpack.units import convert_units
 
 from schnetpack_tpainn.data.offsets import Z_MAX
+from schnetpack_tpainn.data.units import unit_factor
 from schnetpack_tpainn.errors import DataError
 
 __all__ = ["FrameTable", "check_database"]
@@ -24,6 +24,9 @@ LARGEST_FORCE_EV_PER_ANG = 1e3
 MEDIAN_FORCE_EV_PER_ANG = 1e2
 SUSPICIOUS_FORCE_EV_PER_ANG = 15.0  # median; 0.3 to 3 is usual, kcal/mol/Å give 23 times that
 CHUNK = 256
+LIKELY_UNITS = {"meV/Å": 1e-3} | {
+    unit: unit_factor(unit, "forces") for unit in ("kcal/mol/Ang", "kJ/mol/nm", "Hartree/Bohr")
+}
 
 
 @dataclass
@@ -79,21 +82,20 @@ def _unit_factors(metadata: Mapping[str, Any], keys: list[str]) -> dict[str, flo
     stored = metadata.get("_property_unit_dict")
     if not stored or not metadata.get("_distance_unit"):
         raise DataError(f"expected units in the database's metadata, got none; {remedy}")
-    targets = dict(zip(("", *keys), ("Ang", "eV", "eV/Ang"), strict=False))
+    kinds = dict(zip(("", *keys), ("distance", "energy", "forces"), strict=False))
     units = {"": metadata["_distance_unit"], **stored}
     factors = {}
-    for key, target in targets.items():
+    for key, kind in kinds.items():
         if key not in units:
             raise DataError(
                 f"expected the property {key!r}, the database has {', '.join(stored)}; set "
                 "data.energy_key and data.forces_key, or label the frames (tpainn-label)"
             )
         try:
-            factors[key] = float(convert_units(units[key], target))
-        except Exception as error:  # Warning, AttributeError or TypeError, by the unit's form
+            factors[key] = unit_factor(units[key], kind)
+        except DataError as error:
             raise DataError(
-                f"expected a unit of ASE such as {target} for {key or 'distances'}, "
-                f"got {units[key]!r}; {remedy}"
+                f"{key or '_distance_unit'} in the metadata: {error}; {remedy}"
             ) from error
     return factors
 
@@ -192,16 +194,16 @@ class _Scan:
                 np.median(self.closest[hydrogen]),
             )
         if self.forces_key is not None:
-            self._judge_forces()
+            self._judge_forces(self.forces_key)
 
-    def _judge_forces(self) -> None:
+    def _judge_forces(self, forces_key: str) -> None:
         largest = np.array([f.max() for f in self.forces])
         median = float(np.median(np.concatenate(self.forces)))
         wrong = largest.max() >= LARGEST_FORCE_EV_PER_ANG or median >= MEDIAN_FORCE_EV_PER_ANG
         if wrong or median > SUSPICIOUS_FORCE_EV_PER_ANG:
             likely = ", ".join(
-                f"{unit}: median {median * convert_units(unit, 'eV/Ang'):.3g}"
-                for unit in ("kcal/mol/Ang", "meV/Ang", "kJ/mol/nm", "Hartree/Bohr")
+                f"{unit}: median {median / self.factors[forces_key] * factor:.3g}"
+                for unit, factor in LIKELY_UNITS.items()
             )
             message = (
                 f"expected forces of order 1 eV/Å in {self.path}, got a median of {median:.3g} and "

@@ -2,6 +2,10 @@
 
 import json
 import logging
+import os
+import socket
+import sys
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -11,11 +15,13 @@ from typing import Any
 import ase.io
 import numpy as np
 from ase import Atoms
-from ase.calculators.calculator import Calculator
+from ase.calculators.calculator import Calculator, FileIOCalculator, all_changes
+from ase.calculators.genericfileio import GenericFileIOCalculator
 from hydra.utils import instantiate
 
 from schnetpack_tpainn.data.parallel import map_items, workers
 from schnetpack_tpainn.data.store import FrameStore, fingerprint, labelled
+from schnetpack_tpainn.data.versions import software_versions
 from schnetpack_tpainn.errors import DataError, LabelError
 
 __all__ = ["LabelResult", "compute_label", "label_frames", "make_calculator"]
@@ -23,13 +29,19 @@ __all__ = ["LabelResult", "compute_label", "label_frames", "make_calculator"]
 log = logging.getLogger(__name__)
 
 
-@lru_cache(maxsize=4)
-def _calculator(config: str) -> Calculator:
-    return instantiate(json.loads(config))
+@lru_cache(maxsize=64)
+def _calculator(config: str, thread: int) -> Calculator:
+    calculator = instantiate(json.loads(config))
+    if isinstance(calculator, FileIOCalculator | GenericFileIOCalculator):
+        own = f"{socket.gethostname()}-{os.getpid()}-{thread}"  # workers must not share files
+        calculator.directory = Path(calculator.directory) / own
+    return calculator
 
 
 def make_calculator(config: Mapping[str, Any]) -> Calculator:
-    """Build an ASE calculator from a Hydra node, once per process.
+    """Build an ASE calculator from a Hydra node, once per thread.
+
+    A calculator that works through files gets a folder of its own below its ``directory``.
 
     Args:
         config: ``{"_target_": "tblite.ase.TBLite", "method": "GFN2-xTB"}`` and the like.
@@ -41,7 +53,7 @@ def make_calculator(config: Mapping[str, Any]) -> Calculator:
         LabelError: the node names no class that can be imported and built.
     """
     try:
-        return _calculator(json.dumps(config, sort_keys=True))
+        return _calculator(json.dumps(config, sort_keys=True), threading.get_ident())
     except Exception as error:  # whatever a third-party constructor raises
         raise LabelError(
             f"cannot build the ASE calculator {config.get('_target_', config)}: {error}"
@@ -64,9 +76,11 @@ def compute_label(atoms: Atoms, calculator: Calculator) -> Atoms:
     work = atoms.copy()
     work.calc = calculator
     try:
-        calculator.calculate(work, ["energy", "forces"])
+        calculator.calculate(work, ["energy", "forces"], all_changes)
         energy = float(calculator.results["energy"])
-        forces = np.asarray(calculator.results["forces"], dtype=float)
+        forces = np.array(calculator.results["forces"], dtype=float)
+    except LabelError:
+        raise
     except Exception as error:  # whatever a third-party engine raises
         raise LabelError(f"{type(error).__name__}: {error}") from error
     if forces.shape != (len(atoms), 3):
@@ -80,7 +94,7 @@ def _work(config: dict[str, Any], atoms: Atoms) -> Atoms | str:
     try:
         return compute_label(atoms, make_calculator(config))
     except LabelError as error:
-        return str(error)
+        return " ".join(str(error).split())
 
 
 @dataclass
@@ -111,12 +125,14 @@ def label_frames(
 ) -> LabelResult:
     """Label structures and store them as a SchNetPack database, in their order.
 
+    Refuses with ``DataError`` when ``path`` exists or its partial file belongs to other work, and
+    with ``LabelError`` when the calculator cannot be built or a worker dies.
+
     Args:
-        frames: structures (Å); their ``info`` goes into the database beside the labels.
+        frames: structures (Å); of their ``info``, numbers and strings go into the database.
         calculator: Hydra node of an ASE calculator, built once in every worker.
-        path: the database to make (``.db``). Killed work resumes from ``<path>.partial``; frames
-            that failed are tried again then.
-        metadata: provenance to store.
+        path: the database to make (``.db``). Killed work resumes from ``<path>.partial``.
+        metadata: provenance to store beside the calculator's level of theory and versions.
         atomrefs: ``{"energy": [eV per atomic number]}``.
         n_workers: local worker processes; all cores when None.
         scheduler: address or scheduler file of a Dask cluster to use instead.
@@ -125,16 +141,13 @@ def label_frames(
         Where the labels are and which frames failed.
 
     Raises:
-        DataError: no structures, ``path`` exists, or the partial file belongs to other work.
-        LabelError: the calculator cannot be built.
+        DataError: no structures.
     """
     if not frames:
         raise DataError("expected structures to label, got none")
-    make_calculator(calculator)  # a wrong name must not cost a cluster's time
+    engine = make_calculator(calculator)  # a wrong name must not cost a cluster's time
     config = dict(calculator)
-    structures = [f.todict() | {"info": None} for f in frames]
-    content = {"calculator": config, "structures": fingerprint({"s": str(structures)})}
-    store = FrameStore(path, content)
+    store = FrameStore(path, {"calculator": config, "structures": _structures(frames)})
     items = {f"frame-{i:07d}": i for i in range(len(frames))}  # ASE refuses numeric strings
     done = store.done()
     todo = {key: (config, frames[i]) for key, i in items.items() if key not in done}
@@ -148,11 +161,25 @@ def label_frames(
                 log.warning("%s failed: %s", key, result)
             else:
                 store.add(key, [result])
+    provenance = {
+        "source": "label_frames",
+        "calculator": config,
+        "n_failed": len(failed),
+        "versions": software_versions(),
+        **(metadata or {}),
+    }
+    if hasattr(engine, "level_of_theory"):
+        provenance["level_of_theory"] = engine.level_of_theory()
     n_labelled = len(items) - len(failed)
-    provenance = {"calculator": config, "n_failed": len(failed), **(metadata or {})}
     finished = store.finish(list(items), provenance, atomrefs) if n_labelled else None
     failed_path = _write_failed(Path(path), frames, failed) if failed else None
     return LabelResult(finished, n_labelled, failed, failed_path)
+
+
+def _structures(frames: Sequence[Atoms]) -> str:
+    """Hash of all structures; the print options keep every atom of large ones in it."""
+    with np.printoptions(precision=8, threshold=sys.maxsize):
+        return fingerprint({"s": str([f.todict() | {"info": None} for f in frames])})
 
 
 def _write_failed(path: Path, frames: Sequence[Atoms], failed: Mapping[int, str]) -> Path:
@@ -163,5 +190,6 @@ def _write_failed(path: Path, frames: Sequence[Atoms], failed: Mapping[int, str]
         atoms.info.update(index=i, error=failed[i])
         kept.append(atoms)
     target = path.with_suffix(".failed.extxyz")
-    ase.io.write(target, kept, format="extxyz")
-    return target
+    temporary = target.with_name(f".{target.name}")
+    ase.io.write(temporary, kept, format="extxyz")
+    return temporary.replace(target)

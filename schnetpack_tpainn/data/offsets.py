@@ -1,17 +1,33 @@
 """Energy offsets per element, in float64."""
 
 import logging
+from collections.abc import Mapping
 
 import numpy as np
-from ase.data import chemical_symbols
+from ase.data import atomic_numbers, chemical_symbols
 
 from schnetpack_tpainn.errors import DataError
 
-__all__ = ["Z_MAX", "fit_offsets"]
+__all__ = ["Z_MAX", "element_values", "fit_offsets"]
 
 log = logging.getLogger(__name__)
 
 Z_MAX = 100  # length of SchNetPack's atomref tensors
+
+
+def element_values(values: Mapping[str, float]) -> list[float]:
+    """SchNetPack's list of one value per atomic number.
+
+    Args:
+        values: element symbol -> value.
+
+    Returns:
+        100 values, zero for elements that are not given.
+    """
+    table = [0.0] * Z_MAX
+    for symbol, value in values.items():
+        table[atomic_numbers[symbol]] = float(value)
+    return table
 
 
 def fit_offsets(counts: np.ndarray, values: np.ndarray, name: str = "energy") -> np.ndarray:

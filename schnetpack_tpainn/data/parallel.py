@@ -3,13 +3,23 @@
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
+from concurrent.futures import (
+    BrokenExecutor,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    as_completed,
+)
 from contextlib import contextmanager
 from typing import Any
 
 from tqdm import tqdm
 
+from schnetpack_tpainn.errors import LabelError
+
 __all__ = ["map_items", "n_cores", "workers"]
+
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 def n_cores() -> int:
@@ -17,15 +27,26 @@ def n_cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _single_threaded() -> None:
-    """Keep numerical libraries to one thread per worker process."""
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ[name] = "1"
+def _single_threaded() -> dict[str, str | None]:
+    """Keep numerical libraries of new processes to one thread; returns what was set before."""
+    before = {name: os.environ.get(name) for name in THREADS}
+    os.environ.update(dict.fromkeys(THREADS, "1"))
+    return before
+
+
+def _restore(environment: Mapping[str, str | None]) -> None:
+    for name, value in environment.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 @contextmanager
 def workers(n_workers: int | None = None, scheduler: str | None = None) -> Iterator[Executor]:
     """Executor over local processes, or over the workers of a Dask scheduler.
+
+    Local processes are spawned: a script that uses this needs ``if __name__ == "__main__":``.
 
     Args:
         n_workers: local processes; all cores when None.
@@ -33,19 +54,35 @@ def workers(n_workers: int | None = None, scheduler: str | None = None) -> Itera
             scheduler file; ``n_workers`` is then ignored.
 
     Yields:
-        A ``concurrent.futures`` executor.
+        Executor: a ``concurrent.futures`` executor.
+
+    Raises:
+        LabelError: Dask is not installed or its scheduler cannot be reached.
     """
     if scheduler is None:
-        _single_threaded()
-        context = multiprocessing.get_context("spawn")
-        n = n_workers or n_cores()
-        with ProcessPoolExecutor(n, mp_context=context, initializer=_single_threaded) as pool:
-            yield pool
+        before = _single_threaded()
+        try:
+            context = multiprocessing.get_context("spawn")
+            with ProcessPoolExecutor(n_workers or n_cores(), mp_context=context) as pool:
+                yield pool
+        finally:
+            _restore(before)
         return
-    from distributed import Client
-
+    try:
+        from distributed import Client
+    except ImportError as error:
+        raise LabelError(
+            "a Dask scheduler needs Dask: pip install 'schnetpack-tpainn[cluster]'"
+        ) from error
     where = {"scheduler_file": scheduler} if scheduler.endswith(".json") else {"address": scheduler}
-    with Client(**where) as client, client.get_executor() as pool:
+    try:
+        client = Client(**where)
+    except (OSError, ValueError) as error:
+        raise LabelError(
+            f"expected a running Dask scheduler at {scheduler}, cannot reach it ({error}); start "
+            "one with `dask scheduler`, and workers with `dask worker ADDRESS`"
+        ) from error
+    with client, client.get_executor() as pool:
         yield pool
 
 
@@ -66,15 +103,37 @@ def map_items(
         unit: what the progress bar counts.
 
     Yields:
-        Pairs of item name and result, in order of completion. An exception raised by ``function``
-        is raised here, after the work that has not begun is cancelled.
+        tuple[str, Any]: item name and result, in order of completion. An exception raised by
+        ``function`` is raised here, after the work that has not begun is cancelled.
+
+    Raises:
+        LabelError: a worker died.
     """
     futures: dict[Future[Any], str] = {pool.submit(function, *a): k for k, a in items.items()}
+    left = dict.fromkeys(items)
     try:
         with tqdm(total=len(futures), desc=description, unit=unit, disable=not futures) as bar:
             for future in as_completed(futures):
-                yield futures[future], future.result()
+                result = future.result()
+                del left[futures[future]]
+                yield futures[future], result
                 bar.update()
+    except _deaths() as error:
+        raise LabelError(
+            f"a worker process died while {description} (out of memory, killed, or a crash of the "
+            f"engine), with {len(left)} of {len(items)} {unit}s left. What is finished is kept: "
+            "run the same again to go on, with fewer workers if memory was short. Likely in "
+            f"progress: {', '.join(list(left)[:4])}"
+        ) from error
     finally:
         for future in futures:
             future.cancel()
+
+
+def _deaths() -> tuple[type[BaseException], ...]:
+    """What executors raise when a worker dies."""
+    try:
+        from distributed import KilledWorker
+    except ImportError:
+        return (BrokenExecutor,)
+    return (BrokenExecutor, KilledWorker)

@@ -1,7 +1,7 @@
 """PySCF as an ASE calculator: energies and forces of molecules at a DFT level."""
 
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from ase import Atoms
@@ -42,7 +42,7 @@ class PySCF(Calculator):
         n_threads: OpenMP threads; PySCF's own choice when None.
     """
 
-    implemented_properties: ClassVar[list[str]] = ["energy", "forces"]
+    implemented_properties = ["energy", "forces"]  # noqa: RUF012 - as ASE declares it
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class PySCF(Calculator):
         n_threads: int | None = None,
     ) -> None:
         super().__init__()
-        self.settings = {
+        self.settings: dict[str, Any] = {
             "xc": xc,
             "basis": basis,
             "charge": charge,
@@ -115,7 +115,8 @@ class PySCF(Calculator):
             LabelError: the structure is periodic or the SCF did not converge.
         """
         super().calculate(atoms, properties, system_changes)
-        structure = self.atoms
+        self.results = {}
+        structure: Any = self.atoms
         if structure.pbc.any():
             raise LabelError("expected a molecule, got a periodic structure; use a periodic code")
         method = self.mean_field(structure)

@@ -13,8 +13,8 @@ from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary
 
 from schnetpack_tpainn.data.label import make_calculator
 from schnetpack_tpainn.data.parallel import map_items, workers
-from schnetpack_tpainn.data.store import FrameStore, fingerprint, labelled
-from schnetpack_tpainn.data.structures import read_structures
+from schnetpack_tpainn.data.store import FrameStore, labelled
+from schnetpack_tpainn.data.structures import identity, read_structures
 from schnetpack_tpainn.data.versions import software_versions
 from schnetpack_tpainn.errors import DataError, LabelError
 
@@ -51,7 +51,8 @@ def sample_trajectory(
         Labelled frames (eV, eV/Å) with ``temperature_k`` in their ``info``.
 
     Raises:
-        LabelError: the dynamics blew up: forces not finite or above 1000 eV/Å.
+        LabelError: the calculator failed, or the dynamics blew up: forces not finite or above
+            1000 eV/Å.
     """
     rng = np.random.default_rng(seed)
     work = atoms.copy()
@@ -70,11 +71,19 @@ def sample_trajectory(
         rng=rng,
     )
     stride = max(1, round(interval_fs / timestep_fs))
-    dynamics.run(max(0, round(equilibration_fs / timestep_fs) - stride))
-    frames = []
-    for _ in range(n_frames):
-        dynamics.run(stride)
-        energy, forces = work.get_potential_energy(), work.get_forces()
+    steps = [max(0, round(equilibration_fs / timestep_fs) - stride) + stride]
+    steps += [stride] * (n_frames - 1)
+    frames: list[Atoms] = []
+    for n_steps in steps:
+        try:
+            dynamics.run(n_steps)
+            energy = work.get_potential_energy()
+            forces = work.get_forces(apply_constraint=False)
+        except Exception as error:  # whatever a third-party engine raises
+            raise LabelError(
+                f"{type(error).__name__} in the dynamics of {work.get_chemical_formula()} at "
+                f"{temperature_k:g} K, frame {len(frames)}: {error}"
+            ) from error
         if not np.isfinite(forces).all() or np.abs(forces).max() > 1e3:
             raise LabelError(
                 f"dynamics of {work.get_chemical_formula()} at {temperature_k:g} K blew up "
@@ -118,7 +127,7 @@ class MDSampler:
         scheduler: address or scheduler file of a Dask cluster to use instead.
 
     Raises:
-        DataError: a structure cannot be read or embedded, or a number is out of range.
+        DataError: a number is out of range.
     """
 
     def __init__(
@@ -138,8 +147,9 @@ class MDSampler:
     ) -> None:
         self.n_workers = n_workers
         self.scheduler = scheduler
+        self.structures = [structures] if isinstance(structures, str) else list(structures)
         self.settings: dict[str, Any] = {
-            "structures": [structures] if isinstance(structures, str) else list(structures),
+            "structures": [identity(s) for s in self.structures],
             "calculator": dict(calculator),
             "n_frames": n_frames,
             "temperatures_k": [float(t) for t in temperatures_k],
@@ -150,9 +160,6 @@ class MDSampler:
             "equilibration_fs": equilibration_fs,
             "seed": seed,
         }
-        self._check()
-
-    def _check(self) -> None:
         s = self.settings
         positive = ("n_frames", "n_trajectories", "interval_fs", "timestep_fs", "friction_per_fs")
         for name in positive:
@@ -166,7 +173,7 @@ class MDSampler:
         s = self.settings
         starts = [
             (atoms, t, k)
-            for atoms in read_structures(s["structures"], s["seed"])
+            for atoms in read_structures(self.structures, s["seed"])
             for t in s["temperatures_k"]
             for k in range(s["n_trajectories"])
         ]
@@ -188,15 +195,14 @@ class MDSampler:
     def make(self, path: str | Path) -> Path:
         """Run what is missing and write the finished data set.
 
+        Refuses with ``DataError`` when ``path`` exists, its partial file has other settings or a
+        structure cannot be read, and with ``LabelError`` when the calculator fails.
+
         Args:
             path: the SchNetPack database to make.
 
         Returns:
             ``path``.
-
-        Raises:
-            DataError: ``path`` exists, or its partial file has other settings.
-            LabelError: the calculator cannot be built or the dynamics blew up.
         """
         make_calculator(self.settings["calculator"])
         work = self.trajectories()
@@ -209,4 +215,4 @@ class MDSampler:
             for name, frames in map_items(pool, sample_trajectory, todo, "sampling", "trajectory"):
                 store.add(name, frames)
         provenance = {"source": "MDSampler", "versions": software_versions(), **self.settings}
-        return store.finish(list(work), provenance | {"fingerprint": fingerprint(self.settings)})
+        return store.finish(list(work), provenance)

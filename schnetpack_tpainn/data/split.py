@@ -62,7 +62,7 @@ class SeededSplit(SplittingStrategy):
         self.seed = seed
 
     def split(self, dataset: Any, *split_sizes: int | None) -> tuple[list[int], ...]:
-        """Partition a data set.
+        """Partition a data set; too few frames are a ``DataError``.
 
         Args:
             dataset: the data set; only its length is used.
@@ -72,8 +72,6 @@ class SeededSplit(SplittingStrategy):
         Returns:
             Training, validation and test indices.
 
-        Raises:
-            DataError: there are fewer frames than asked for.
         """
         n_train, n_val, n_test = split_sizes
         order = _shuffled(range(len(dataset)), self.seed)

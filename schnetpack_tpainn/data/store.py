@@ -1,4 +1,4 @@
-"""A resumable writer of SchNetPack databases, shared by sampling and labelling."""
+"""Writers of SchNetPack databases: at once, or resumably while work goes on."""
 
 import hashlib
 import json
@@ -7,19 +7,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import fasteners
 import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.db import connect
+from ase.db.core import check, convert_str_to_int_float_bool_or_str
 
 from schnetpack_tpainn.errors import DataError
 
-__all__ = ["FrameStore", "fingerprint", "labelled"]
+__all__ = ["FrameStore", "fingerprint", "key_values", "labelled", "write_database"]
 
 log = logging.getLogger(__name__)
 
 UNITS = {"energy": "eV", "forces": "eV/Ang"}
 DISTANCE_UNIT = "Ang"
+PLACE = ("item", "frame")  # keys by which a partial file orders its frames
 
 
 def fingerprint(settings: Mapping[str, Any]) -> str:
@@ -52,37 +55,123 @@ def labelled(atoms: Atoms, energy_ev: float, forces_ev_per_ang: np.ndarray, **in
     return frame
 
 
+def key_values(info: Mapping[str, Any]) -> dict[str, Any]:
+    """The entries of a structure's ``info`` that ASE's database can keep.
+
+    Args:
+        info: names and values.
+
+    Returns:
+        Numbers and strings under names that are not reserved; strings that read as numbers
+        become numbers, as ASE demands.
+    """
+    kept = {}
+    for key, value in info.items():
+        if isinstance(value, str):
+            value = convert_str_to_int_float_bool_or_str(value)
+        try:
+            check({key: value})
+        except ValueError:
+            continue
+        if key not in PLACE:
+            kept[key] = value
+    return kept
+
+
+def _data(atoms: Atoms) -> dict[str, np.ndarray]:
+    """Labels as SchNetPack stores them: energy (1,), forces (N, 3)."""
+    return {
+        "energy": np.array([atoms.get_potential_energy()], dtype=np.float64),
+        "forces": np.asarray(atoms.get_forces(), dtype=np.float64),
+    }
+
+
+def _bare(atoms: Atoms) -> Atoms:
+    return Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
+
+
+def _refuse_existing(path: Path) -> None:
+    if path.suffix != ".db":
+        raise DataError(f"expected a data set path ending in '.db', got {path}")
+    if path.exists():
+        raise DataError(
+            f"data set {path} exists and is never written over; choose another path or delete it"
+        )
+
+
+def write_database(
+    path: str | Path,
+    frames: Iterable[Atoms],
+    metadata: Mapping[str, Any],
+    atomrefs: Mapping[str, Sequence[float]] | None = None,
+) -> Path:
+    """Write a finished SchNetPack database: all of it, or nothing.
+
+    Args:
+        path: the database to make; must end in ``.db`` and not exist.
+        frames: structures (Å) from :func:`labelled`; their ``info`` becomes key-value pairs.
+        metadata: provenance stored beside SchNetPack's units.
+        atomrefs: property -> value per atomic number (eV), as SchNetPack stores them.
+
+    Returns:
+        ``path``.
+
+    Raises:
+        DataError: there are no frames. The path's suffix and absence are checked, too.
+    """
+    path = Path(path)
+    _refuse_existing(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.tmp.db")
+    temporary.unlink(missing_ok=True)
+    n = 0
+    with connect(str(temporary), use_lock_file=False) as db:
+        for n, atoms in enumerate(frames, 1):  # noqa: B007
+            db.write(_bare(atoms), data=_data(atoms), **key_values(atoms.info))
+    if not n:
+        temporary.unlink()
+        raise DataError(f"nothing to write to {path}: no frame was labelled")
+    db.metadata = {
+        "_property_unit_dict": UNITS,
+        "_distance_unit": DISTANCE_UNIT,
+        "atomrefs": {k: list(v) for k, v in (atomrefs or {}).items()},
+        **metadata,
+    }
+    temporary.replace(path)
+    log.info("%d frames written to %s", n, path)
+    return path
+
+
 class FrameStore:
     """Collects labelled frames by work item and turns them into one finished database.
 
     While work goes on, frames lie in ``<path>.partial``, one SQLite transaction per item, so that
-    a killed process loses at most the item it was working on. :meth:`finish` writes the database
-    in the order of the items to a temporary file and renames it: ``path`` either does not exist or
-    is complete.
+    a killed process loses at most the items it was working on. :meth:`finish` writes the database
+    in the order of the items: ``path`` either does not exist or is complete.
 
     Args:
         path: the database to make; must end in ``.db``.
         settings: what decides the content. A partial file made with other settings is refused.
 
     Raises:
-        DataError: ``path`` has another suffix or exists, or the partial file has other settings.
+        DataError: ``path`` has another suffix or exists, another process is making it, or the
+            partial file has other settings.
     """
 
     def __init__(self, path: str | Path, settings: Mapping[str, Any]) -> None:
         self.path = Path(path)
-        if self.path.suffix != ".db":
-            raise DataError(f"expected a data set path ending in '.db', got {self.path}")
-        if self.path.exists():
-            raise DataError(
-                f"data set {self.path} exists and is never written over; "
-                "choose another path or delete it"
-            )
+        _refuse_existing(self.path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._partial = self.path.with_name(self.path.name + ".partial")
+        self._lock_path = self._partial.with_name(self._partial.name + ".lock")
+        self._lock = fasteners.InterProcessLock(self._lock_path)
+        if not self._lock.acquire(blocking=False):
+            raise DataError(
+                f"another process is making {self.path} (it holds {self._lock_path}); wait for "
+                "it, or choose another path"
+            )
         self._db = connect(str(self._partial), type="db", use_lock_file=False)
-        self._check_settings(fingerprint(settings))
-
-    def _check_settings(self, wanted: str) -> None:
+        wanted = fingerprint(settings)
         found = self._db.metadata.get("fingerprint") if self._partial.exists() else None
         if found is None:
             self._db.metadata = {"fingerprint": wanted}
@@ -91,6 +180,7 @@ class FrameStore:
                 f"{self._partial} was begun with other settings (expected fingerprint {wanted}, "
                 f"got {found}); restore the settings, delete the file, or choose another path"
             )
+        self.fingerprint = wanted
 
     def done(self) -> set[str]:
         """Names of the items that are complete."""
@@ -102,17 +192,14 @@ class FrameStore:
         """Store the frames of one work item in one transaction.
 
         Args:
-            item: name of the work item.
+            item: name of the work item; not a number, which ASE's database would refuse.
             frames: structures with a calculator that holds energy (eV) and forces (eV/Å).
         """
         with self._db:
             for k, atoms in enumerate(frames):
-                data = {
-                    "energy": np.array([atoms.get_potential_energy()], dtype=np.float64),
-                    "forces": np.asarray(atoms.get_forces(), dtype=np.float64),
-                }
-                bare = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
-                self._db.write(bare, item=item, frame=k, data=data, **atoms.info)
+                extra = key_values(atoms.info)
+                self._db.write(_bare(atoms), item=item, frame=k, data=_data(atoms), **extra)
+                self._db.change_count = 0  # ASE would commit after 5000 frames: half an item
 
     def finish(
         self,
@@ -122,6 +209,8 @@ class FrameStore:
     ) -> Path:
         """Write the finished database and remove the partial file.
 
+        The settings' fingerprint is added to the metadata.
+
         Args:
             items: names of the items in the order in which their frames shall stand.
             metadata: provenance stored beside SchNetPack's units.
@@ -129,28 +218,17 @@ class FrameStore:
 
         Returns:
             Path of the finished database.
-
-        Raises:
-            DataError: no frame is there to write.
         """
         rank = {item: i for i, item in enumerate(items)}
         rows = [row for row in self._db.select() if row.item in rank]
-        if not rows:
-            raise DataError(f"nothing to write to {self.path}: no frame was labelled")
         rows.sort(key=lambda row: (rank[row.item], row.frame))
-        temporary = self.path.with_name(f".{self.path.stem}.tmp.db")
-        temporary.unlink(missing_ok=True)
-        with connect(str(temporary), use_lock_file=False) as db:
-            for row in rows:
-                extra = {k: v for k, v in row.key_value_pairs.items() if k not in ("item", "frame")}
-                db.write(row.toatoms(), data=row.data, **extra)
-        db.metadata = {
-            "_property_unit_dict": UNITS,
-            "_distance_unit": DISTANCE_UNIT,
-            "atomrefs": {k: list(v) for k, v in (atomrefs or {}).items()},
-            **metadata,
-        }
-        temporary.replace(self.path)
+        frames = (
+            labelled(row, row.data["energy"][0], row.data["forces"], **row.key_value_pairs)
+            for row in rows
+        )
+        content = {"fingerprint": self.fingerprint, **metadata}
+        write_database(self.path, frames, content, atomrefs)
         self._partial.unlink()
-        log.info("%d frames written to %s", len(rows), self.path)
+        self._lock_path.unlink()
+        self._lock.release()
         return self.path

@@ -1,14 +1,16 @@
 """Start structures from SMILES strings or from files."""
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import ase.io
 from ase import Atoms
+from hydra.utils import to_absolute_path
 
 from schnetpack_tpainn.errors import DataError
 
-__all__ = ["embed_smiles", "read_structures"]
+__all__ = ["embed_smiles", "identity", "read_structures"]
 
 
 def embed_smiles(smiles: str, seed: int = 0) -> Atoms:
@@ -25,38 +27,54 @@ def embed_smiles(smiles: str, seed: int = 0) -> Atoms:
         DataError: RDKit cannot read or embed the string, or is not installed.
     """
     try:
-        from rdkit import Chem, RDLogger
-        from rdkit.Chem import AllChem
+        from rdkit import Chem, rdBase
+        from rdkit.Chem import rdDistGeom, rdForceFieldHelpers
     except ImportError as error:
         raise DataError(
             "structures from SMILES need RDKit: pip install 'schnetpack-tpainn[molecules]'"
         ) from error
-    RDLogger.DisableLog("rdApp.*")
-    molecule = Chem.MolFromSmiles(smiles)
+    with rdBase.BlockLogs():
+        molecule = Chem.MolFromSmiles(smiles)
     if molecule is None:
         raise DataError(
             f"expected a SMILES string or the path of a structure file, got {smiles!r}: "
             "no such file, and RDKit cannot read it as SMILES"
         )
     molecule = Chem.AddHs(molecule)
-    if AllChem.EmbedMolecule(molecule, randomSeed=seed + 1) != 0:
+    if rdDistGeom.EmbedMolecule(molecule, randomSeed=seed + 1) != 0:
         raise DataError(
             f"RDKit cannot embed {smiles!r} in three dimensions; give a structure file instead"
         )
-    if AllChem.MMFFHasAllMoleculeParams(molecule):
-        AllChem.MMFFOptimizeMolecule(molecule)
-    elif AllChem.UFFHasAllMoleculeParams(molecule):
-        AllChem.UFFOptimizeMolecule(molecule)
+    if rdForceFieldHelpers.MMFFHasAllMoleculeParams(molecule):
+        rdForceFieldHelpers.MMFFOptimizeMolecule(molecule)
+    elif rdForceFieldHelpers.UFFHasAllMoleculeParams(molecule):
+        rdForceFieldHelpers.UFFOptimizeMolecule(molecule)
     numbers = [atom.GetAtomicNum() for atom in molecule.GetAtoms()]
     positions = molecule.GetConformer().GetPositions()
     return Atoms(numbers, positions, info={"smiles": smiles})
+
+
+def identity(source: str) -> str:
+    """What tells a source of structures from others: a SMILES, or a file's name and content.
+
+    Args:
+        source: SMILES string or path.
+
+    Returns:
+        The SMILES, or ``name:`` and the file's hash.
+    """
+    path = Path(to_absolute_path(source))
+    if not path.is_file():
+        return source
+    return f"{path.name}:{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
 
 
 def read_structures(sources: Sequence[str], seed: int = 0) -> list[Atoms]:
     """Start structures, from files where a path exists and from SMILES otherwise.
 
     Args:
-        sources: SMILES strings or paths of files that ASE reads (all their frames are taken).
+        sources: SMILES strings or paths of files that ASE reads (all their frames are taken);
+            relative paths count from where a Hydra run was started.
         seed: seed of the embedding of SMILES strings.
 
     Returns:
@@ -69,9 +87,10 @@ def read_structures(sources: Sequence[str], seed: int = 0) -> list[Atoms]:
         raise DataError("expected SMILES strings or structure files, got an empty list")
     structures: list[Atoms] = []
     for source in sources:
-        if Path(source).is_file():
+        path = Path(to_absolute_path(source))
+        if path.is_file():
             try:
-                structures += ase.io.read(source, index=":")
+                structures += ase.io.read(path, index=":")
             except Exception as error:  # ASE's readers raise anything
                 raise DataError(f"ASE cannot read structures from {source}: {error}") from error
         else:
