@@ -56,7 +56,7 @@ class ChannelMix(torch.nn.Module):
             # o3.Linear divides by sqrt(n_in), and wants (n_in, n_out)
             blocks.append((weight.t() * math.sqrt(n_in)).reshape(-1))
             start += n_out * n_in
-        return self.linear(x, torch.cat(blocks))
+        return self.linear(x, torch.cat(blocks).to(x.dtype))
 
 
 class Gate(torch.nn.Module):

@@ -33,6 +33,8 @@ def constructor_arguments(model: Any) -> dict[str, Any]:
 def _copied(module: Any) -> Any:
     """Copy a sub-module; in evaluation mode, for NuclearEmbedding holds a graph in training."""
     training = module.training
-    copied = copy.deepcopy(module.eval()).train(training)
-    module.train(training)
+    module.eval()
+    copied = copy.deepcopy(module)
+    for either in (module, copied):
+        either.train(training)
     return copied
