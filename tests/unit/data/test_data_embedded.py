@@ -1,0 +1,97 @@
+"""The shipped ethanol data: layout on a tiny copy, quality on the real one."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from distorted import frames_of
+from schnetpack.data import ASEAtomsData
+
+from schnetpack_tpainn.data import EmbeddedEthanol, TPaiNNDataModule
+from schnetpack_tpainn.data.check import check_database
+from schnetpack_tpainn.data.embedded import SHIPPED
+from schnetpack_tpainn.data.split import PartSplit
+from schnetpack_tpainn.errors import DataError
+
+ATOMS = {"H": -13.7, "C": -1030.5, "O": -2043.6}
+real = pytest.mark.skipif(not SHIPPED.exists(), reason="the shipped data are not there yet")
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    arrays = {}
+    for part, n in (("pool", 6), ("test", 4)):
+        frames = frames_of(n, seed=n)
+        arrays |= {
+            f"{part}_positions": np.array([a.positions for a in frames]),
+            f"{part}_energy": -4216.0 + rng.normal(size=n),
+            f"{part}_forces": rng.normal(size=(n, 9, 3)).astype(np.float32),
+            f"{part}_temperature_k": np.array([300.0, 450.0, 600.0])[np.arange(n) % 3],
+        }
+    metadata = {"isolated_atoms_ev": ATOMS, "level_of_theory": {"xc": "wb97x-d3bj"}}
+    path = tmp_path / "ethanol.npz"
+    numbers = frames_of(1)[0].numbers
+    np.savez_compressed(path, numbers=numbers, metadata=json.dumps(metadata), **arrays)
+    return path
+
+
+def test_database(archive: Path, tmp_path: Path) -> None:
+    dataset = ASEAtomsData(str(EmbeddedEthanol(archive).make(tmp_path / "x.db")))
+    rows = list(dataset.conn.select())
+    assert [row.part for row in rows] == ["pool"] * 6 + ["test"] * 4
+    assert rows[7].temperature_k == 450.0
+    arrays = np.load(archive)
+    assert dataset[7]["energy"].item() == arrays["test_energy"][1]
+    np.testing.assert_array_equal(dataset[7]["forces"].numpy(), arrays["test_forces"][1])
+    np.testing.assert_array_equal(dataset[2]["_positions"].numpy(), arrays["pool_positions"][2])
+    assert dataset.metadata["level_of_theory"] == {"xc": "wb97x-d3bj"}
+    stored = dataset.metadata["atomrefs"]["energy"]
+    assert (len(stored), stored[1], stored[8]) == (100, ATOMS["H"], ATOMS["O"])
+
+
+def test_data_module(archive: Path, tmp_path: Path) -> None:
+    datamodule = TPaiNNDataModule(
+        str(tmp_path / "x.db"),
+        2,
+        source=EmbeddedEthanol(archive),
+        splitting=PartSplit(),
+        num_train=3,
+        num_val=2,
+        split_file=None,
+    )
+    datamodule.prepare_data()
+    datamodule.setup()
+    assert sorted(datamodule.test_idx) == [6, 7, 8, 9]
+
+
+def test_an_absent_archive(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="expected the ethanol data"):
+        EmbeddedEthanol(tmp_path / "x.npz")
+
+
+@real
+def test_the_shipped_frames_are_sound(tmp_path: Path) -> None:
+    path = EmbeddedEthanol().make(tmp_path / "x.db")
+    table = check_database(path, "energy", "forces")
+    assert (table.counts[:, [1, 6, 8]] == [6, 2, 1]).all()
+    with np.load(SHIPPED) as arrays:
+        metadata = json.loads(str(arrays["metadata"]))
+        forces = np.concatenate([arrays["pool_forces"], arrays["test_forces"]])
+        parts = [arrays["pool_energy"], arrays["test_energy"]]
+        pool, test = arrays["pool_positions"], arrays["test_positions"]
+    assert len(parts[0]) >= 300
+    assert len(parts[1]) == 500
+    assert metadata["level_of_theory"]["xc"] == "wb97x-d3bj"
+    assert metadata["level_of_theory"]["basis"] == "def2-tzvp"
+    atoms = metadata["isolated_atoms_ev"]
+    binding = np.concatenate(parts) - (6 * atoms["H"] + 2 * atoms["C"] + atoms["O"])
+    assert -35.5 < binding.min() < binding.max() < -29.0  # experiment: -35.0 eV from the minimum
+    assert 0.1 < binding.std() < 0.6  # 21 vibrations at 300 to 600 K
+    assert abs(parts[0].mean() - parts[1].mean()) < 0.1
+    assert np.sqrt((forces**2).mean()) == pytest.approx(1.2, rel=0.4)
+    assert np.sqrt((forces.sum(1) ** 2).mean()) < 5e-3  # eV/Å; the integration grid's error
+    assert metadata["checks"]["finite_difference_max_ev_per_ang"] < 5e-3
+    assert metadata["checks"]["net_force_max_ev_per_ang"] < 2e-2
+    assert len(np.unique(np.concatenate([pool, test]).reshape(-1, 27), axis=0)) == len(forces)

@@ -1,0 +1,346 @@
+"""The data module: source, checks before training, exact offsets, cache."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.db import connect
+from distorted import frames_of
+from schnetpack import properties
+from schnetpack.data import AtomsDataModule
+from schnetpack.transform import (
+    AddOffsets,
+    CastTo32,
+    CastTo64,
+    MatScipyNeighborList,
+    RemoveOffsets,
+    SubtractCenterOfMass,
+)
+
+from schnetpack_tpainn.data import TPaiNNDataModule
+from schnetpack_tpainn.data.store import fingerprint, labelled, write_database
+from schnetpack_tpainn.errors import DataError
+
+
+def transforms(**offsets: Any) -> list[torch.nn.Module]:
+    offsets = offsets or {"remove_atomrefs": True, "estimate_atomref": True}
+    return [
+        SubtractCenterOfMass(),
+        RemoveOffsets("energy", **offsets),
+        MatScipyNeighborList(cutoff=5.0),
+        CastTo32(),
+    ]
+
+
+def module(path: Path | str, **settings: Any) -> TPaiNNDataModule:
+    defaults = {"num_train": 10, "num_val": 4, "split_file": None, "transforms": transforms()}
+    return TPaiNNDataModule(str(path), 5, **(defaults | settings))
+
+
+def ready(path: Path, **settings: Any) -> TPaiNNDataModule:
+    datamodule = module(path, **settings)
+    datamodule.prepare_data()
+    datamodule.setup()
+    return datamodule
+
+
+class Maker:
+    """A source that counts how often it works."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.settings = settings
+        self.made = 0
+
+    def make(self, path: str | Path) -> Path:
+        self.made += 1
+        frames = [labelled(a, -4200.0, np.zeros((len(a), 3))) for a in frames_of(20)]
+        return write_database(path, frames, {"fingerprint": fingerprint(self.settings)})
+
+
+def test_a_source_makes_an_absent_data_set_once(tmp_path: Path) -> None:
+    source = Maker(a=1)
+    path = tmp_path / "deep" / "x.db"
+    for _ in range(2):
+        datamodule = module(path, source=source)
+        datamodule.prepare_data()
+        datamodule.setup("fit")
+        datamodule.setup("test")
+    assert source.made == 1
+    assert len(datamodule.test_dataset) == 6
+
+
+def test_a_data_set_of_other_settings_is_refused(tmp_path: Path, database) -> None:
+    path = tmp_path / "x.db"
+    module(path, source=Maker(a=1)).prepare_data()
+    with pytest.raises(DataError, match=f"expected fingerprint {fingerprint({'a': 2})}, got"):
+        module(path, source=Maker(a=2)).prepare_data()
+    with pytest.raises(DataError, match="got None"):
+        module(database(), source=Maker(a=2)).prepare_data()
+    module(path).prepare_data()
+
+
+def test_an_absent_data_set_without_source(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"does not exist.*data/source=tpainn_rdkit"):
+        module(tmp_path / "x.db").prepare_data()
+    with pytest.raises(DataError, match="does not exist"):
+        module(tmp_path / "x.db").setup()
+
+
+def test_nothing_wrong_reaches_training(database) -> None:
+    energies = [0.0] * 19 + [np.nan]
+    with pytest.raises(DataError, match="ids 20"):
+        module(database(energies=energies)).setup()
+    with pytest.raises(DataError, match="at most 20 frames"):
+        module(database(), num_train=18).setup()
+
+
+def test_a_split_file_of_another_data_set(database, tmp_path: Path) -> None:
+    split = tmp_path / "split.npz"
+    np.savez(split, train_idx=np.arange(10), val_idx=np.arange(10, 14), test_idx=[99])
+    with pytest.raises(DataError, match="names frame 99"):
+        module(database(), split_file=str(split)).setup()
+
+
+def test_relative_sizes(database) -> None:
+    datamodule = ready(database(), num_train=0.5, num_val=0.25, num_test=0.25)
+    parts = (datamodule.train_dataset, datamodule.val_dataset, datamodule.test_dataset)
+    assert [len(p) for p in parts] == [10, 5, 5]
+
+
+def big_energies(n: int = 40) -> np.ndarray:
+    return -29944.0 + np.random.default_rng(2).normal(scale=0.65, size=n)
+
+
+@pytest.mark.parametrize("unit", ["eV", "kcal/mol"])
+def test_offsets_of_one_composition_lose_nothing(database, unit: str) -> None:
+    energies = big_energies()
+    path = database(frames_of(40), energies=energies)
+    datamodule = ready(
+        path, property_units={"energy": unit}, transforms=transforms()[:-1], num_train=30
+    )
+    factor = datamodule.dataset.conversions["energy"]
+    offsets = datamodule.get_atomrefs("energy", is_extensive=True)["energy"]
+    assert offsets.dtype == torch.float64
+    assert offsets.shape == (100,)
+    add = AddOffsets("energy", add_atomrefs=True, estimate_atomref=True)
+    add.datamodule(datamodule)
+    mean = energies[datamodule.train_idx].mean()
+    for batch in datamodule.test_dataloader():
+        index = batch[properties.idx].numpy()
+        np.testing.assert_allclose(
+            batch["energy"].numpy(), (energies[index] - mean) * factor, atol=1e-7
+        )
+        back = add({**batch, "energy": batch["energy"].clone()})["energy"]
+        np.testing.assert_allclose(back.numpy(), energies[index] * factor, rtol=1e-12)
+
+
+def test_casting_after_the_offsets_keeps_nine_digits(database) -> None:
+    energies = big_energies()
+    datamodule = ready(database(frames_of(40), energies=energies), num_train=30)
+    add = AddOffsets("energy", add_atomrefs=True, estimate_atomref=True)
+    add.datamodule(datamodule)
+    for batch in datamodule.train_dataloader():
+        assert batch["energy"].dtype == torch.float32
+        back = add(CastTo64()({**batch, "energy": batch["energy"].double()}))["energy"]
+        np.testing.assert_allclose(back.numpy(), energies[batch[properties.idx]], rtol=1e-9)
+
+
+def test_float32_labels_are_shifted_in_float64(database) -> None:
+    energies = big_energies().astype(np.float32)
+    datamodule = ready(
+        database(frames_of(40), energies=energies), num_train=30, transforms=transforms()[:-1]
+    )
+    mean = energies[datamodule.train_idx].astype(float).mean()
+    for i in range(5):
+        sample = datamodule.train_dataset[i]
+        exact = float(energies[sample[properties.idx].item()]) - mean
+        assert sample["energy"].item() == pytest.approx(exact, abs=1e-7)
+
+
+def test_offsets_come_from_the_training_frames_alone(database) -> None:
+    energies = np.zeros(40)
+    first = ready(database(frames_of(40), energies=energies), num_train=30)
+    energies[first.test_idx] = 1e6
+    second = ready(database(frames_of(40), energies=energies), num_train=30)
+    assert second.get_atomrefs("energy", True)["energy"].abs().max() == 0
+
+
+def test_intensive_offsets(database) -> None:
+    frames = frames_of(40, ["CH3CH2OH", "H2O", "CH4", "CO2"])
+    truth = np.zeros(100)
+    truth[[1, 6, 8]] = 1.0, 2.0, 3.0
+    energies = [truth[a.numbers].mean() for a in frames]
+    datamodule = module(database(frames, energies=energies), num_train=30, transforms=None)
+    datamodule.setup()
+    offsets = datamodule.get_atomrefs("energy", is_extensive=False)["energy"]
+    np.testing.assert_allclose(offsets.numpy(), truth, atol=1e-12)
+    mean, std = datamodule.get_stats("energy", divide_by_atoms=False, remove_atomref=True)
+    np.testing.assert_allclose([mean.item(), std.item()], 0, atol=1e-12)
+
+
+def test_isolated_atom_energies_of_the_metadata(database) -> None:
+    atomrefs = [0.0] * 100
+    atomrefs[1], atomrefs[6], atomrefs[8] = -13.587654321987, -1029.123456789123, -2042.987654321
+    energies = [
+        sum(atomrefs[z] for z in a.numbers) - 33.0 - 0.1 * i for i, a in enumerate(frames_of(20))
+    ]
+    path = database(energies=energies, atomrefs={"energy": atomrefs})
+    datamodule = ready(path, transforms=transforms(remove_atomrefs=True)[:-1])
+    for i in range(10):
+        sample = datamodule.train_dataset[i]
+        expected = -33.0 - 0.1 * sample[properties.idx].item()
+        assert sample["energy"].item() == pytest.approx(expected, abs=1e-9)
+    stats = datamodule.get_stats("energy", divide_by_atoms=True, remove_atomref=True)
+    left = (-33.0 - 0.1 * np.array(datamodule.train_idx)) / 9
+    np.testing.assert_allclose([s.item() for s in stats], [left.mean(), left.std()], atol=1e-9)
+
+
+@pytest.mark.parametrize("divide_by_atoms", [True, False])
+def test_statistics_agree_with_schnetpack(database, divide_by_atoms: bool) -> None:
+    frames = frames_of(20, ["CH3CH2OH", "H2O"])
+    path = database(frames, energies=np.random.default_rng(0).normal(size=20))
+    datamodule = ready(path, transforms=[MatScipyNeighborList(cutoff=5.0)])
+    ours = datamodule.get_stats("energy", divide_by_atoms, remove_atomref=False)
+    stock = AtomsDataModule.get_stats
+    datamodule._stats.clear()
+    theirs = stock(datamodule, "energy", divide_by_atoms, False)
+    np.testing.assert_allclose(
+        [s.item() for s in ours], [s.item() for s in theirs], rtol=1e-12, atol=1e-14
+    )
+    assert ours[0].dtype == torch.float64
+    assert ours[0].shape == (1,)  # the shape of SchNetPack's buffers: checkpoints load
+
+
+def test_mean_after_offsets(database) -> None:
+    path = database(energies=np.linspace(-5, 5, 20))
+    both = transforms(remove_atomrefs=True, estimate_atomref=True, remove_mean=True)
+    datamodule = ready(path, transforms=both)
+    total = sum(s["energy"].item() for s in (datamodule.train_dataset[i] for i in range(10)))
+    assert total == pytest.approx(0, abs=1e-5)
+
+
+def test_offsets_of_another_property_are_refused(database) -> None:
+    with pytest.raises(DataError, match="got 'forces'"):
+        ready(database()).get_atomrefs("forces", True)
+    with pytest.raises(DataError, match="setup"):
+        module("x.db").get_atomrefs("energy", True)
+
+
+def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return a.keys() == b.keys() and all(
+        x.dtype == y.dtype and torch.equal(x, y)
+        for x, y in zip(a.values(), b.values(), strict=True)
+    )
+
+
+def test_cached_samples_are_those_of_schnetpack(database) -> None:
+    path = database(frames_of(20, ["CH3CH2OH", "H2O"]))
+    cached, plain = ready(path), ready(path, cache_gib=0)
+    for i in range(10):
+        first, second = cached.train_dataset[i], cached.train_dataset[i]
+        assert equal(first, plain.train_dataset[i])
+        assert equal(first, second)
+    assert len(cached.cache) == 10
+    assert len(plain.cache) == 0
+
+
+def test_nothing_downstream_can_corrupt_the_cache(database) -> None:
+    datamodule = ready(database())
+    pristine = [datamodule.train_dataset[i] for i in range(10)]
+    for sample in (datamodule.train_dataset[i] for i in range(10)):
+        for tensor in sample.values():
+            tensor.zero_()
+        sample.clear()
+    for size in (5, 1):
+        datamodule._train_dataloader = None
+        datamodule.batch_size = size
+        for batch in datamodule.train_dataloader():
+            for tensor in batch.values():
+                tensor.zero_()
+    assert all(equal(datamodule.train_dataset[i], pristine[i]) for i in range(10))
+
+
+def test_the_cache_is_bounded_and_says_so_once(database, caplog) -> None:
+    everything = ready(database(frames_of(40)), num_train=30)
+    list(everything.train_dataloader())
+    assert len(everything.cache) == 30
+    with caplog.at_level(logging.INFO):
+        half = ready(
+            database(frames_of(40)), num_train=30, cache_gib=everything.cache.n_bytes / 2**31
+        )
+        for _ in range(2):
+            assert sum(len(b["energy"]) for b in half.train_dataloader()) == 30
+    assert 14 <= len(half.cache) <= 15
+    assert half.cache.n_bytes <= half.cache.max_bytes
+    assert caplog.text.count("cache is full") == 1
+
+
+def test_clear_cache_lets_changed_offsets_through(database) -> None:
+    datamodule = ready(database())
+    before = datamodule.train_dataset[0]["energy"].item()
+    datamodule.train_transforms[1].atomref = torch.zeros(100, dtype=torch.float64)
+    assert datamodule.train_dataset[0]["energy"].item() == before
+    datamodule.clear_cache()
+    assert datamodule.cache.n_bytes == 0
+    assert datamodule.train_dataset[0]["energy"].item() < -4000
+
+
+def test_parts_with_transforms_of_their_own_do_not_mix(database, tmp_path: Path) -> None:
+    split = tmp_path / "split.npz"
+    same = np.arange(10)
+    np.savez(split, train_idx=same, val_idx=same, test_idx=same)
+    datamodule = ready(
+        database(),
+        split_file=str(split),
+        num_val=10,
+        val_transforms=[MatScipyNeighborList(cutoff=2.0)],
+    )
+    n_train = datamodule.train_dataset[0][properties.idx_i].numel()
+    assert datamodule.val_dataset[0][properties.idx_i].numel() < n_train
+
+
+def test_worker_processes_give_the_same_samples(database) -> None:
+    path = database()
+    alone, helped = ready(path), ready(path, num_workers=2)
+
+    def by_index(loader: Any) -> dict[int, float]:
+        return {
+            i: e
+            for batch in loader
+            for i, e in zip(batch[properties.idx].tolist(), batch["energy"].tolist(), strict=True)
+        }
+
+    assert by_index(helped.train_dataloader()) == by_index(alone.train_dataloader())
+    assert by_index(helped.val_dataloader()) == by_index(alone.val_dataloader())
+    assert len(helped.cache) == 14  # filled before the processes start, which inherit it
+
+
+def test_data_workdir(database, tmp_path: Path) -> None:
+    datamodule = ready(database(), data_workdir=str(tmp_path / "scratch"))
+    assert Path(datamodule.dataset.datapath).parent == tmp_path / "scratch"
+    assert len(list(datamodule.train_dataloader())) == 2
+
+
+def test_other_properties_do_not_get_in_the_way(database) -> None:
+    path = database()
+    with connect(path, use_lock_file=False) as db:
+        db.metadata = {
+            **db.metadata,
+            "_property_unit_dict": {"energy": "eV", "forces": "eV/Ang", "gap": "eV"},
+        }
+    assert "gap" not in ready(path).train_dataset[0]
+
+
+def test_periodic_frames(database) -> None:
+    rng = np.random.default_rng(0)
+    frames = [
+        Atoms("OH2OH2", rng.uniform(0, 1, (6, 3)) + np.arange(6)[:, None], cell=[7] * 3, pbc=True)
+        for _ in range(20)
+    ]
+    datamodule = ready(database(frames))
+    batch = next(iter(datamodule.train_dataloader()))
+    assert batch[properties.offsets].abs().max() > 0

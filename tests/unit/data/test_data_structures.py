@@ -1,0 +1,60 @@
+"""Start structures from SMILES and files."""
+
+from pathlib import Path
+
+import ase.io
+import numpy as np
+import pytest
+from distorted import frames_of
+
+from schnetpack_tpainn.data.structures import embed_smiles, identity, read_structures
+from schnetpack_tpainn.errors import DataError
+
+
+def test_embedding() -> None:
+    atoms = embed_smiles("CCO")
+    assert atoms.get_chemical_formula() == "C2H6O"
+    assert atoms.info["smiles"] == "CCO"
+    assert atoms.get_distance(0, 1) == pytest.approx(1.52, abs=0.03)
+    np.testing.assert_array_equal(atoms.positions, embed_smiles("CCO").positions)
+    assert not np.allclose(atoms.positions, embed_smiles("CCO", seed=1).positions)
+
+
+def test_smiles_that_cannot_be_read() -> None:
+    with pytest.raises(DataError, match="no such file, and RDKit cannot read it"):
+        embed_smiles("C(C")
+    with pytest.raises(DataError, match=r"frames\.xyz.*no such file"):
+        read_structures(["frames.xyz"])
+
+
+def test_smiles_that_cannot_be_embedded() -> None:
+    with pytest.raises(DataError, match="cannot embed"):
+        embed_smiles("C[C@]12C[C@@]1(C)C2")  # methyl groups on opposite sides of a small cage
+
+
+def test_all_frames_of_files_in_order(tmp_path: Path) -> None:
+    path = tmp_path / "x.extxyz"
+    frames = frames_of(3)
+    ase.io.write(path, frames)
+    structures = read_structures([str(path), "O"])
+    assert [len(a) for a in structures] == [9, 9, 9, 3]
+    np.testing.assert_allclose(structures[1].positions, frames[1].positions, atol=1e-7)
+
+
+def test_unreadable_files_and_empty_lists(tmp_path: Path) -> None:
+    path = tmp_path / "x.extxyz"
+    path.write_text("not a structure")
+    with pytest.raises(DataError, match="ASE cannot read"):
+        read_structures([str(path)])
+    with pytest.raises(DataError, match="empty list"):
+        read_structures([])
+
+
+def test_identity_follows_the_content_of_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "x.xyz"
+    path.write_text("1")
+    first = identity(str(path))
+    path.write_text("2")
+    assert first.startswith("x.xyz:")
+    assert identity(str(path)) != first
+    assert identity("CCO") == "CCO"
