@@ -87,11 +87,11 @@ def test_the_shipped_frames_are_sound(tmp_path: Path) -> None:
     assert metadata["level_of_theory"]["basis"] == "def2-tzvp"
     atoms = metadata["isolated_atoms_ev"]
     binding = np.concatenate(parts) - (6 * atoms["H"] + 2 * atoms["C"] + atoms["O"])
-    assert -35.5 < binding.min() < binding.max() < -29.0  # experiment: -35.0 eV from the minimum
+    assert -35.1 < binding.min() < binding.max() < -32.5  # measured: -35.0 eV at rest
     assert 0.1 < binding.std() < 0.6  # 21 vibrations at 300 to 600 K
     assert abs(parts[0].mean() - parts[1].mean()) < 0.1
     assert np.sqrt((forces**2).mean()) == pytest.approx(1.2, rel=0.4)
-    assert np.sqrt((forces.sum(1) ** 2).mean()) < 5e-3  # eV/Å; the integration grid's error
-    assert metadata["checks"]["finite_difference_max_ev_per_ang"] < 5e-3
-    assert metadata["checks"]["net_force_max_ev_per_ang"] < 2e-2
+    assert np.sqrt((forces.sum(1) ** 2).mean()) < 8e-3  # eV/Å, the integration grid's error
+    assert metadata["checks"]["finite_difference_max_ev_per_ang"] < 1e-2
+    assert metadata["checks"]["net_force_max_ev_per_ang"] < 3e-2
     assert len(np.unique(np.concatenate([pool, test]).reshape(-1, 27), axis=0)) == len(forces)
