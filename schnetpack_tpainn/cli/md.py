@@ -31,11 +31,10 @@ def main(config: DictConfig) -> None:
 
 
 def _run(config: dict[str, Any]) -> None:
+    _check(config)
     from schnetpack_tpainn.md import compare_with_reference, read_structure, run_md
     from schnetpack_tpainn.md.output import write_json
 
-    if config["structure"] is None:
-        raise MDError("expected structure=<file, database or SMILES>, got none")
     calculator, provenance = _calculator(config)
     atoms = read_structure(config["structure"], config["structure_index"], config["seed"])
     result = run_md(_settings(config), atoms, calculator, config["output"], provenance)
@@ -60,17 +59,23 @@ def _run(config: dict[str, Any]) -> None:
     _show(rows, str(result.folder))
 
 
+def _check(config: dict[str, Any]) -> None:
+    """Find what is missing before torch and SchNetPack are imported, which takes seconds."""
+    if config["structure"] is None:
+        raise MDError("expected structure=<file, database or SMILES>, got none")
+    if (config["model"] is None) == (config["calculator"] is None):
+        raise MDError(
+            "expected either model=<best_model> or calculator=<node of an ASE calculator>, got "
+            + ("neither" if config["model"] is None else "both")
+        )
+
+
 def _calculator(config: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """ASE calculator and, for one from a node, the node for the record."""
     from schnetpack_tpainn.data.label import make_calculator
     from schnetpack_tpainn.md import ModelCalculator
 
     model, node = config["model"], config["calculator"]
-    if (model is None) == (node is None):
-        raise MDError(
-            "expected either model=<best_model> or calculator=<node of an ASE calculator>, got "
-            + ("both" if model else "neither")
-        )
     if model is not None:
         return ModelCalculator(model, **{key: config[key] for key in MODEL_KEYS}), {}
     return make_calculator(node), {"calculator_node": node}

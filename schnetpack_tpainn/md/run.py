@@ -8,6 +8,7 @@ from typing import Any
 from ase import Atoms
 from ase.calculators.calculator import Calculator
 
+from schnetpack_tpainn.data.store import fingerprint
 from schnetpack_tpainn.errors import MDError
 from schnetpack_tpainn.md.guard import ExplosionError
 from schnetpack_tpainn.md.output import RunFiles
@@ -16,6 +17,8 @@ from schnetpack_tpainn.md.settings import MDSettings
 from schnetpack_tpainn.md.simulation import Simulation
 
 __all__ = ["run_md"]
+
+PARTS = ("numbers", "positions", "cell", "pbc", "masses")
 
 log = logging.getLogger(__name__)
 
@@ -64,12 +67,9 @@ def run_md(
     """
     start = _checked(atoms)
     content = {
-        "settings": settings.asdict(),
+        **settings.asdict(),
         "calculator": f"{type(calculator).__module__}.{type(calculator).__qualname__}",
-        "numbers": start.numbers.tolist(),
-        "positions": start.positions.tolist(),
-        "cell": start.cell.array.tolist(),
-        "pbc": start.pbc.tolist(),
+        "structure": fingerprint({k: v.tolist() for k, v in start.todict().items() if k in PARTS}),
         **getattr(calculator, "provenance", {}),
         **(provenance or {}),
     }
