@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ase.io.trajectory import TrajectoryReader
+from ase.io.trajectory import TrajectoryReader, TrajectoryWriter
 
 from schnetpack_tpainn.data.rdkit import RDKitForceField
 from schnetpack_tpainn.data.structures import embed_smiles
@@ -47,12 +47,12 @@ def kill_in(case, model, output, phase):
     assert process.wait() == -9, "the run ended before it was killed"
 
 
-def leave_half_a_line(output):
-    """What a kill may leave behind the restart file: frames, lines and half a line."""
-    with np.load(output / "restart.npz") as file:
-        state = json.loads(str(file["scalars"]))
+def leave_rubbish(output):
+    """What a kill may leave behind the restart file: frames and half a line."""
     with TrajectoryReader(output / "trajectory.traj") as frames:
-        assert len(frames) > state["n_frames"] == state["step"] // 2 + 1
+        last = frames[-1]
+    with TrajectoryWriter(output / "trajectory.traj", "a") as frames:
+        frames.write(last)
     with (output / "log.csv").open("a") as file:
         file.write("1.5,3")
 
@@ -64,7 +64,7 @@ def test_killed_run_goes_on_as_if_unbroken(case, phases, request, tmp_path):
     model = request.getfixturevalue("water_model") if case == "model" else None
     for phase in phases:
         kill_in(case, model, tmp_path / "killed", phase)
-    leave_half_a_line(tmp_path / "killed")
+    leave_rubbish(tmp_path / "killed")
     resumed, unbroken = run(case, model, tmp_path / "killed"), run(case, model, tmp_path / "whole")
     assert resumed.log.read_bytes() == unbroken.log.read_bytes()
     assert resumed.drift == unbroken.drift
