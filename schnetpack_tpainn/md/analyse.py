@@ -109,7 +109,8 @@ def compare_with_reference(
     """Label frames of a trajectory with a reference method and compare.
 
     The labels stay beside the trajectory as ``reference-<hash>.db``: a second call reads them, a
-    killed one goes on.
+    killed one goes on. They are made in spawned processes, so a script that calls this
+    needs the usual ``if __name__ == "__main__":``.
 
     Args:
         trajectory: ``trajectory.traj`` of a run, with the model's energies (eV) and forces (eV/Å).
