@@ -1,0 +1,1 @@
+"""Carry a model trained on a force field over to DFT labels."""

@@ -75,7 +75,8 @@ def fit_alignment(p: Predictions, fit_scale: bool = True) -> Alignment:
     if fit_scale and not 0.2 < a < 5:
         log.warning(
             "the pretrained model's forces need a factor of %.3g to match the DFT labels "
-            "(expected 0.2 to 5): the classical force field may be a poor teacher here", a
+            "(expected 0.2 to 5): the classical force field may be a poor teacher here",
+            a,
         )
     return Alignment(a, offsets, rank, len(present))
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import schnetpack.properties as properties
 import torch
-from torch import nn
+from schnetpack.model import AtomisticModel
 
 __all__ = ["Predictions", "elements", "errors", "predict"]
 
@@ -37,7 +37,7 @@ class Predictions:
 
 
 def predict(
-    model: nn.Module,
+    model: AtomisticModel,
     batches: Iterable[dict[str, torch.Tensor]],
     energy_key: str,
     forces_key: str,

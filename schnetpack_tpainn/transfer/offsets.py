@@ -1,5 +1,7 @@
 """Energy offsets that survive every cast, and the places of a model and its data that hold them."""
 
+from typing import Any
+
 import schnetpack.properties as properties
 import torch
 from schnetpack.nn import scatter_add
@@ -41,7 +43,7 @@ class AddAtomicOffsets(Transform):
         self.register_buffer("split", torch.zeros(2, zmax))  # (2, zmax)
 
     @torch.jit.unused
-    def datamodule(self, value) -> None:  # noqa: ANN001 - SchNetPack's signature
+    def datamodule(self, value: Any) -> None:
         """Take the offsets from the data module's least-squares fit.
 
         Args:

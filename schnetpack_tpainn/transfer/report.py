@@ -126,12 +126,13 @@ class RunReport(Callback):
         if not trainer.is_global_zero or not isinstance(pl_module, TransferTask):
             return
         keys = pl_module.energy_key, pl_module.forces_key
-        context = Context(pl_module.model, trainer.datamodule, *keys)
+        datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
+        batches = Context(pl_module.model, datamodule, *keys).batches(datamodule.test_dataset)
         with torch.inference_mode(False):
-            test = predict(pl_module.model, context.batches(trainer.datamodule.test_dataset), *keys)
+            test = predict(pl_module.model, batches, *keys)
         self.directory.mkdir(parents=True, exist_ok=True)
         self._write_predictions(test, get_offsets(pl_module.model, keys[0]))
-        report = self._report(trainer, pl_module, test)
+        report = self._report(datamodule, pl_module, test)
         state = network_state(pl_module.model)
         card = {**pl_module.card, "data": report["data"], "versions": report["versions"]}
         save_portable(self.directory / PORTABLE_NAME, state, card)
@@ -160,8 +161,7 @@ class RunReport(Callback):
         )
         temporary.replace(self.directory / "test_predictions.npz")
 
-    def _report(self, trainer: Trainer, task: TransferTask, test: Predictions) -> dict[str, Any]:
-        datamodule = trainer.datamodule
+    def _report(self, datamodule: Any, task: TransferTask, test: Predictions) -> dict[str, Any]:
         record = task.record.plain() if task.record else {}
         return {
             "schema": SCHEMA,

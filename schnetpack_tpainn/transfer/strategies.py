@@ -249,7 +249,8 @@ def _check_elements(pretrained: Pretrained, here: list[int]) -> None:
     if new:
         raise CheckpointError(
             f"the data hold {', '.join(new)}, which the pretraining never saw (it saw "
-            f"{', '.join(chemical_symbols[z] for z in known)}); pretrain on data with these elements"
+            f"{', '.join(chemical_symbols[z] for z in known)}); "
+            "pretrain on data with these elements"
         )
 
 
@@ -266,5 +267,3 @@ def _log_record(record: TransferRecord) -> None:
         copied["forces_mae_mev_per_ang"],
         aligned["forces_mae_mev_per_ang"],
     )
-
-

@@ -4,7 +4,6 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from hydra.utils import get_class, instantiate
 from schnetpack import AtomisticTask
 from torch import nn

@@ -1,0 +1,256 @@
+"""Pretrain and autotune through `spktrain`, as a user does: MMFF94 to UFF, a small network."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import ase.io
+import numpy as np
+import pytest
+import torch
+from ase.db import connect
+from schnetpack.interfaces import SpkCalculator
+from schnetpack.transform import MatScipyNeighborList
+
+from schnetpack_tpainn.data.label import label_frames
+from schnetpack_tpainn.transfer.pretrained import load_pretrained
+from schnetpack_tpainn.transfer.task import TransferTask
+from tests.conftest import Spktrain
+
+pytestmark = pytest.mark.slow
+
+UFF = {"_target_": "schnetpack_tpainn.data.rdkit.RDKitForceField", "force_field": "UFF"}
+SMALL = ("model.representation.n_atom_basis=16", "model.representation.radial_basis.n_rbf=12")
+PRETRAIN = (
+    "experiment=tpainn_pretrain",
+    "data.source.n_frames=72",
+    "data.source.equilibration_fs=50",
+    "data.num_train=48",
+    "data.num_val=12",
+    "data.num_test=12",
+    "trainer.max_steps=40",
+    "trainer.val_check_interval=20",
+    "globals.lr=5e-3",
+    *SMALL,
+)
+AUTOTUNE = (
+    "experiment=tpainn_autotune",
+    "data/source=tpainn_database",
+    "data.num_train=10",
+    "data.num_val=8",
+    "data.num_test=18",
+    "trainer.max_steps=30",
+    "trainer.val_check_interval=10",
+    *SMALL,
+)
+
+
+@pytest.fixture(scope="session")
+def place(tmp_path_factory: pytest.TempPathFactory, spktrain: Spktrain) -> Path:
+    """Working directory with a finished pretraining run and a database of `expensive` labels."""
+    place = tmp_path_factory.mktemp("pipeline")
+    spktrain(place, *PRETRAIN, "run.id=pre")
+    with connect(place / "data" / "tpainn_rdkit.db") as db:
+        frames = [row.toatoms() for row in db.select(limit=72)][::2]
+    for frame in frames:
+        frame.info["smiles"] = "CCO"
+    label_frames(frames, UFF, place / "labels.db", n_workers=1)
+    return place
+
+
+@pytest.fixture(scope="session")
+def tuned(place: Path, spktrain: Spktrain) -> Path:
+    """A finished autotuning run that found the pretraining run by itself."""
+    spktrain(place, *AUTOTUNE, f"data.datapath={place}/labels.db", "run.id=tuned")
+    return place / "runs" / "tuned"
+
+
+def test_the_report_says_what_happened(place: Path, tuned: Path) -> None:
+    report = json.loads((tuned / "report.json").read_text())
+    assert report["stage"] == "autotune"
+    assert report["checkpoint"] == str(place / "runs" / "pre" / "model.safetensors")
+    assert (report["n_train"], report["n_val"], report["n_test"]) == (10, 8, 18)
+    assert report["parameters"]["copied"] == report["parameters"]["total"] > 0
+    assert report["parameters"]["reinitialised"] == report["parameters"]["frozen"] == 0
+    assert report["optimiser_steps"] == 30
+    assert report["offsets"]["rank"] == 1
+    assert set(report["offsets"]["ev"]) == {"H", "C", "O"}
+    assert report["seeds"] == [0]
+    assert report["data"]["calculator"] == UFF
+    assert report["versions"]["schnetpack"]
+    assert report["wall_time_s"]["training"] > 0
+    copied, aligned = report["zero_shot"]["copied"], report["zero_shot"]["aligned"]
+    assert aligned["forces_mae_mev_per_ang"] != copied["forces_mae_mev_per_ang"]
+    assert report["scale"] != 1.0
+    for errors in (report["test"], copied, aligned):
+        assert errors["n_frames"] == 18
+        assert 0 < errors["energy_mae_mev_per_atom"] < errors["energy_mae_mev"]
+        assert 0 < errors["forces_mae_mev_per_ang"] < errors["forces_rmse_mev_per_ang"]
+    assert report["test"]["forces_mae_mev_per_ang"] < aligned["forces_mae_mev_per_ang"]
+
+
+def test_the_predictions_are_the_models(tuned: Path, place: Path) -> None:
+    """The report's numbers, from `best_model` through SchNetPack's ASE calculator."""
+    calculator = SpkCalculator(
+        str(tuned / "best_model"), MatScipyNeighborList(cutoff=5.0), energy_unit="eV"
+    )
+    split, stored = np.load(tuned / "split.npz"), np.load(tuned / "test_predictions.npz")
+    force_errors = []
+    with connect(place / "labels.db") as db:
+        for k, i in enumerate(split["test_idx"]):
+            row = db.get(int(i) + 1)
+            atoms = row.toatoms()
+            atoms.calc = calculator
+            assert atoms.get_potential_energy() == pytest.approx(stored["energy"][k], abs=1e-5)
+            assert row.data["energy"].item() == pytest.approx(stored["energy_label"][k], abs=1e-6)
+            force_errors.append(np.abs(atoms.get_forces() - row.data["forces"]))
+    report = json.loads((tuned / "report.json").read_text())
+    assert np.mean(force_errors) * 1e3 == pytest.approx(
+        report["test"]["forces_mae_mev_per_ang"], rel=1e-4
+    )
+
+
+def test_checkpoints_load_without_running_code(tuned: Path) -> None:
+    checkpoint = next((tuned / "checkpoints").glob("epoch*.ckpt"))
+    content = torch.load(checkpoint, weights_only=True)
+    assert content["hyper_parameters"]["model_config"]["_target_"]
+    task = TransferTask.load_from_checkpoint(checkpoint)
+    best = torch.load(tuned / "best_model", weights_only=False)
+    assert task.model.state_dict().keys() == best.state_dict().keys()
+    for name, tensor in best.state_dict().items():
+        assert torch.equal(tensor, task.model.state_dict()[name]), name
+    assert best.metadata["elements"] == [1, 6, 8]
+
+
+@pytest.mark.parametrize("form", ["", "best_model", "model.safetensors", "checkpoints/last.ckpt"])
+def test_every_form_of_a_pretrained_model_is_read(tuned: Path, form: str) -> None:
+    read = load_pretrained(tuned / form)
+    best = torch.load(tuned / "best_model", weights_only=False).state_dict()
+    assert read.card["architecture"]["cutoff_ang"] == 5.0
+    assert read.card["units"] == {"energy": "eV", "forces": "eV/Ang", "distance": "Ang"}
+    if form != "checkpoints/last.ckpt":
+        assert all(torch.equal(t, best[k]) for k, t in read.state.items())
+
+
+def test_scratch_takes_nothing_from_the_pretraining(place: Path, spktrain: Spktrain) -> None:
+    spktrain(
+        place,
+        *AUTOTUNE,
+        f"data.datapath={place}/labels.db",
+        "transfer=scratch",
+        "run.id=scratch",
+    )
+    report = json.loads((place / "runs" / "scratch" / "report.json").read_text())
+    assert report["strategy"] == "scratch"
+    assert report["checkpoint"] is None
+    assert report["parameters"]["copied"] == 0
+    tuned_split = np.load(place / "runs" / "scratch" / "split.npz")
+    assert len(tuned_split["train_idx"]) == 10
+
+
+def test_strategies_get_the_same_labels(place: Path, tuned: Path, spktrain: Spktrain) -> None:
+    scratch = place / "runs" / "scratch_split"
+    spktrain(
+        place,
+        *AUTOTUNE,
+        f"data.datapath={place}/labels.db",
+        "transfer=scratch",
+        "trainer.max_steps=10",
+        f"run.id={scratch.name}",
+    )
+    a, b = np.load(tuned / "split.npz"), np.load(scratch / "split.npz")
+    assert all(np.array_equal(a[k], b[k]) for k in ("train_idx", "val_idx", "test_idx"))
+
+
+def test_a_killed_run_goes_on_and_is_not_transferred_twice(place: Path) -> None:
+    directory = place / "runs" / "killed"
+    command = [
+        *(sys.executable, "-c", "from schnetpack.cli import train; train()"),
+        *(*AUTOTUNE, f"data.datapath={place}/labels.db", "run.id=killed", "print_config=false"),
+        *("trainer.max_steps=3000", "trainer.val_check_interval=20"),
+    ]
+    env = {**os.environ, "PWD": str(place)}
+    process = subprocess.Popen(
+        command, cwd=place, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    last = directory / "checkpoints" / "last.ckpt"
+    deadline = time.monotonic() + 120
+    while not last.exists() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    time.sleep(1.0)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    before = torch.load(last, weights_only=True)
+    assert 0 < before["global_step"] < 3000
+    assert not (directory / "report.json").exists()
+    # the same command, but that it may end soon: the budget is not part of what must agree
+    steps = before["global_step"] + 20
+    resumed = [*command[:-2], f"trainer.max_steps={steps}", "trainer.val_check_interval=20"]
+    done = subprocess.run(resumed, cwd=place, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "Resuming from checkpoint" in done.stdout
+    assert "parameters copied from" not in done.stdout
+    report = json.loads((directory / "report.json").read_text())
+    assert report["optimiser_steps"] == steps
+    assert report["parameters"]["copied"] == report["parameters"]["total"]
+    assert report["scale"] == before["tpainn"]["record"]["scale"]
+    best = torch.load(directory / "best_model", weights_only=False)
+    offsets = before["state_dict"]["model.postprocessors.0.split"]
+    assert torch.equal(best.postprocessors[0].split, offsets)
+
+
+def bad(
+    spktrain: Spktrain, place: Path, message: str, *overrides: str, experiment: tuple = AUTOTUNE
+) -> None:
+    """The run must fail with the message."""
+    done = spktrain(place, *experiment, *overrides, check=False)
+    assert done.returncode != 0
+    assert message in " ".join((done.stdout + done.stderr).split())
+
+
+def test_bad_input_is_refused_before_a_run_directory_is_made(
+    place: Path, tuned: Path, spktrain: Spktrain
+) -> None:
+    before = sorted((place / "runs").iterdir())
+    mtime = (tuned / "report.json").stat().st_mtime_ns
+    data = f"data.datapath={place}/labels.db"
+    bad(spktrain, place, "no such file", data, "transfer.checkpoint=nowhere")
+    bad(spktrain, place, "cutoff_ang: expected 4.0, got 5.0", data, "globals.cutoff=4.0")
+    bad(spktrain, place, "irreps: expected 8x0e", data, "model.representation.n_atom_basis=8")
+    bad(spktrain, place, "n_rbf", data, "model.representation.radial_basis.n_rbf=13")
+    bad(spktrain, place, "finished run", data, "run.id=tuned")
+    assert sorted((place / "runs").iterdir()) == before
+    assert (tuned / "report.json").stat().st_mtime_ns == mtime
+
+
+def test_elements_that_pretraining_never_saw(
+    place: Path, tmp_path: Path, spktrain: Spktrain
+) -> None:
+    frame = ase.io.read(_methylamine(tmp_path))
+    frames = []
+    for seed in range(36):
+        moved = frame.copy()
+        moved.rattle(0.03, seed=seed)
+        moved.info["smiles"] = "CN"
+        frames.append(moved)
+    label_frames(frames, UFF, tmp_path / "amine.db", n_workers=1)
+    data = f"data.datapath={tmp_path}/amine.db"
+    bad(spktrain, place, "hold N, which the pretraining never saw (it saw H, C, O)", data)
+
+
+def _methylamine(folder: Path) -> Path:
+    from schnetpack_tpainn.data.structures import embed_smiles
+
+    path = folder / "amine.xyz"
+    ase.io.write(path, embed_smiles("CN"))
+    return path
+
+
+def test_labels_in_other_units_are_refused(place: Path, spktrain: Spktrain) -> None:
+    units = ("data.property_units.energy=kcal/mol", "data.property_units.forces=kcal/mol/Ang")
+    data = f"data.datapath={place}/labels.db"
+    bad(spktrain, place, "energy: expected eV, got kcal/mol", data, *units)

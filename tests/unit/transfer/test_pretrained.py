@@ -1,0 +1,172 @@
+"""Reading pretrained weights, and refusing what does not fit."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hydra.utils import instantiate
+from safetensors.torch import save_file
+from schnetpack.representation import PaiNN
+from torch import nn
+
+from schnetpack_tpainn.errors import CheckpointError
+from schnetpack_tpainn.transfer.architecture import (
+    compare_architecture,
+    copy_parameters,
+    describe,
+    network_state,
+)
+from schnetpack_tpainn.transfer.pretrained import PORTABLE_NAME, load_pretrained, save_portable
+from schnetpack_tpainn.transfer.strategies import Autotune
+from tests.conftest import potential_config
+
+
+def model(**changes: Any) -> nn.Module:
+    return instantiate(potential_config(**changes))
+
+
+@pytest.fixture
+def portable(tmp_path: Path) -> Path:
+    pretrained = model()
+    path = tmp_path / PORTABLE_NAME
+    save_portable(path, network_state(pretrained), {"architecture": describe(pretrained)})
+    return path
+
+
+def same(a: nn.Module, b: nn.Module) -> bool:
+    pairs = zip(a.parameters(), b.parameters(), strict=True)
+    return all(torch.equal(p, q) for p, q in pairs)
+
+
+def test_every_parameter_arrives_and_no_offset(portable: Path) -> None:
+    source = load_pretrained(portable)
+    target = model()
+    target.postprocessors[0].split.fill_(3.0)
+    n = copy_parameters(source.state, target)
+    assert n == sum(p.numel() for p in target.parameters())
+    assert all(torch.equal(source.state[k], p) for k, p in target.named_parameters())
+    assert (target.postprocessors[0].split == 3.0).all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "names"),
+    [
+        ({"cutoff": 5.0}, "cutoff_ang: expected 5.0, got 4.0"),
+        ({"n_rbf": 7}, "n_rbf: expected 7, got 6"),
+        ({"n_atom_basis": 16}, "irreps: expected 16x0e"),
+    ],
+)
+def test_another_architecture_is_refused(
+    portable: Path, changes: dict[str, Any], names: str
+) -> None:
+    target = model(**changes)
+    before = [p.clone() for p in target.parameters()]
+    with pytest.raises(CheckpointError, match=names):
+        Autotune(str(portable)).check(lambda: target)
+    assert all(torch.equal(p, q) for p, q in zip(before, target.parameters(), strict=True))
+
+
+def test_another_basis_of_the_same_size_is_refused(portable: Path) -> None:
+    target = model()
+    target.representation.radial_basis.widths *= 1.5
+    with pytest.raises(CheckpointError, match=r"radial_basis.widths: fixed values differ"):
+        copy_parameters(load_pretrained(portable).state, target)
+
+
+def test_missing_left_over_and_misshapen_parameters_are_listed(portable: Path) -> None:
+    state = dict(load_pretrained(portable).state)
+    state["extra"] = state.pop("representation.embedding.weight")
+    state["output_modules.0.outnet.0.weight"] = torch.zeros(1, 1)
+    target = model()
+    before = model()
+    before.load_state_dict(target.state_dict())
+    with pytest.raises(CheckpointError) as error:
+        copy_parameters(state, target)
+    assert "embedding.weight: missing" in str(error.value)
+    assert "extra: not part of this model" in str(error.value)
+    assert "outnet.0.weight: expected (4, 8), got (1, 1)" in str(error.value)
+    assert same(before, target)
+
+
+def test_stock_painn_exchanges_weights() -> None:
+    ours = model()
+    r = ours.representation
+    stock = PaiNN(8, 2, r.radial_basis, r.cutoff_fn)
+    other = nn.Module()
+    other.representation = stock
+    compare_architecture(describe(other), describe(ours))
+    stock_state = {f"representation.{k}": v for k, v in stock.state_dict().items()}
+    heads = {k: v for k, v in network_state(ours).items() if k.startswith("output_modules")}
+    copy_parameters({**stock_state, **heads}, ours)
+    assert torch.equal(ours.representation.embedding.weight, stock.embedding.weight)
+
+
+def test_shared_interactions_survive_the_portable_format(tmp_path: Path) -> None:
+    config = potential_config()
+    config["representation"]["shared_interactions"] = True
+    first, second = instantiate(config), instantiate(config)
+    save_portable(tmp_path / "m.safetensors", network_state(first), {"architecture": {}})
+    copy_parameters(load_pretrained(tmp_path / "m.safetensors").state, second)
+    assert same(first, second)
+
+
+def test_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no such file"):
+        load_pretrained(tmp_path / "nothing.ckpt")
+    with pytest.raises(CheckpointError, match="without any of them"):
+        load_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["a.ckpt", "a.safetensors"])
+def test_damaged_file(tmp_path: Path, portable: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(portable.read_bytes()[:200])
+    with pytest.raises(CheckpointError, match="damaged|pickled objects"):
+        load_pretrained(tmp_path / name)
+
+
+def test_weights_without_a_card(tmp_path: Path) -> None:
+    save_file({"x": torch.zeros(2)}, tmp_path / "m.safetensors")
+    with pytest.raises(CheckpointError, match="no T-PaiNN card"):
+        load_pretrained(tmp_path / "m.safetensors")
+
+
+def test_a_newer_format_is_refused(tmp_path: Path) -> None:
+    save_portable(tmp_path / "m.safetensors", {"x": torch.zeros(2)}, {"format": 99})
+    with pytest.raises(CheckpointError, match="checkpoint format 99"):
+        load_pretrained(tmp_path / "m.safetensors")
+
+
+def test_a_pickle_needs_trust(tmp_path: Path) -> None:
+    pretrained = model()
+    torch.save(pretrained, tmp_path / "best_model")
+    with pytest.raises(CheckpointError, match="trust_pickle=true"):
+        load_pretrained(tmp_path / "best_model")
+    read = load_pretrained(tmp_path / "best_model", trust_pickle=True)
+    target = model()
+    copy_parameters(read.state, target)
+    assert same(pretrained, target)
+    assert read.card["architecture"] == describe(pretrained)
+
+
+def test_a_pickle_that_is_no_model(tmp_path: Path) -> None:
+    torch.save({"x": 1}, tmp_path / "best_model")
+    with pytest.raises(CheckpointError, match="expected a SchNetPack model"):
+        load_pretrained(tmp_path / "best_model", trust_pickle=True)
+    (tmp_path / "best_model").write_text("no pickle")
+    with pytest.raises(CheckpointError, match="cannot read the model"):
+        load_pretrained(tmp_path / "best_model", trust_pickle=True)
+
+
+def test_a_checkpoint_of_schnetpacks_own_task_is_explained(tmp_path: Path) -> None:
+    torch.save({"hyper_parameters": {"model": model()}}, tmp_path / "old.ckpt")
+    with pytest.raises(CheckpointError, match="pickled objects"):
+        load_pretrained(tmp_path / "old.ckpt")
+    torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
+    with pytest.raises(CheckpointError, match="not written by a T-PaiNN task"):
+        load_pretrained(tmp_path / "other.ckpt")
+
+
+def test_head_mode_is_checked() -> None:
+    with pytest.raises(CheckpointError, match="rescale or keep"):
+        Autotune(head="drop")
