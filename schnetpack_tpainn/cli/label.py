@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import ase.io
 from ase import Atoms
+from ase.io.formats import string2index
 from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
@@ -28,7 +28,7 @@ ROWS = 20
 EPILOG = """\
 examples:
   tpainn-label frames.extxyz -o labels.db --calculator pyscf xc=pbe0 basis=def2-svp --atomrefs
-  tpainn-label md.traj more.xyz -o gfn2.db --calculator tblite.ase.TBLite method=GFN2-xTB
+  tpainn-label md.traj@::50 more.xyz -o gfn2.db --calculator tblite.ase.TBLite method=GFN2-xTB
   tpainn-label water.extxyz -o pbe.db --calculator espresso.yaml --scheduler tcp://node1:8786
 
 The calculator is a class that Python can import (pyscf, rdkit and tblite are short for three), or
@@ -48,7 +48,9 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "frames", nargs="+", type=Path, help="files of any format that ASE reads; all their frames"
+        "frames",
+        nargs="+",
+        help="files of any format that ASE reads: all their frames, or FILE@START:STOP:STEP",
     )
     parser.add_argument("-o", "--output", required=True, type=Path, help="database to make (.db)")
     parser.add_argument(
@@ -98,16 +100,27 @@ def calculator_node(words: Sequence[str]) -> dict[str, Any]:
     return config
 
 
-def _read(files: Sequence[Path]) -> list[Atoms]:
+def _read(sources: Sequence[str]) -> tuple[list[Atoms], dict[str, str]]:
+    """All frames, and the hash of each source."""
+    from schnetpack_tpainn.data.structures import read_frames
+
     frames: list[Atoms] = []
-    for file in files:
+    hashes = {}
+    for source in sources:
+        name, index = source, ":"
+        if not Path(name).is_file() and "@" in name:
+            name, index = source.rsplit("@", 1)
+        file = Path(name)
         if not file.is_file():
-            raise DataError(f"file {file} does not exist")
+            raise DataError(f"file {name} does not exist")
         try:
-            frames += ase.io.read(file, index=":")
-        except Exception as error:  # ASE's readers raise anything
-            raise DataError(f"ASE cannot read structures from {file}: {error}") from error
-    return frames
+            where: Any = string2index(index)
+            chosen: Any = read_frames(file)[where]
+        except (IndexError, TypeError) as error:
+            raise DataError(f"expected FILE@START:STOP:STEP, got {source}: {error}") from error
+        frames += chosen if isinstance(chosen, list) else [chosen]
+        hashes[Path(source).name] = hashlib.sha256(file.read_bytes()).hexdigest()
+    return frames, hashes
 
 
 def _atomrefs(calculator: dict[str, Any], frames: Sequence[Atoms]) -> dict[str, list[float]]:
@@ -132,14 +145,13 @@ def _label(arguments: argparse.Namespace, console: Console) -> int:
             f"{arguments.output} exists and is never written over; choose another path or delete it"
         )
     calculator = calculator_node(arguments.calculator)
-    frames = _read(arguments.frames)
+    frames, hashes = _read(arguments.frames)
     atomrefs = _atomrefs(calculator, frames) if arguments.atomrefs else None
-    sources = {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in arguments.frames}
     result = label_frames(
         frames,
         calculator,
         arguments.output,
-        metadata={"structures_from": sources},
+        metadata={"structures_from": hashes},
         atomrefs=atomrefs,
         n_workers=arguments.workers,
         scheduler=arguments.scheduler,

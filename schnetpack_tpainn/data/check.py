@@ -3,7 +3,7 @@
 import logging
 import sqlite3
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import batched
 from pathlib import Path
 from typing import Any
@@ -31,15 +31,15 @@ LIKELY_UNITS = {"meV/Å": 1e-3} | {
 
 @dataclass
 class FrameTable:
-    """Composition and per-frame values of a database, in the units it stores.
+    """Compositions and energies of a database, in the unit it stores.
 
     Attributes:
         counts: atoms of each element, shape (M, 100).
-        values: property -> value of each frame, shape (M,), for properties of one number.
+        energies: energy of each frame, shape (M,).
     """
 
     counts: np.ndarray
-    values: dict[str, np.ndarray] = field(default_factory=dict)
+    energies: np.ndarray
 
     def __len__(self) -> int:
         return len(self.counts)
@@ -73,7 +73,7 @@ def check_database(path: str | Path, energy_key: str, forces_key: str | None) ->
     except (sqlite3.DatabaseError, OSError) as error:
         raise DataError(f"expected a SchNetPack database, cannot read {path}: {error}") from error
     scan.judge()
-    return FrameTable(scan.counts, {energy_key: scan.energies})
+    return FrameTable(scan.counts, scan.energies)
 
 
 def _unit_factors(metadata: Mapping[str, Any], keys: list[str]) -> dict[str, float]:

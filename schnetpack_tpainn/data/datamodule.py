@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from ase.db import connect
 from hydra.utils import to_absolute_path
-from schnetpack.data import AtomsDataModule, AtomsLoader
+from schnetpack.data import AtomsDataModule, AtomsDataModuleError, AtomsLoader
 
 from schnetpack_tpainn.data.check import FrameTable, check_database
 from schnetpack_tpainn.data.dataset import CachedAtomsData, SampleCache
@@ -157,15 +157,20 @@ class TPaiNNDataModule(AtomsDataModule):
             load_properties=self.load_properties,
         )
         if self.train_idx is None:
-            self._load_partitions()
-            self._check_partitions(len(self._frames))
+            self._partition(len(self._frames))
         self._train_dataset = self.dataset.part("train", self.train_idx)
         self._val_dataset = self.dataset.part("val", self.val_idx)
         self._test_dataset = self.dataset.part("test", self.test_idx)
         self._setup_transforms()
 
-    def _check_partitions(self, n_frames: int) -> None:
-        """A split file can come from another data set."""
+    def _partition(self, n_frames: int) -> None:
+        """Partition anew or as the split file says, which can come from another data set."""
+        try:
+            self._load_partitions()
+        except (ValueError, AtomsDataModuleError) as error:
+            raise DataError(
+                f"{error} Delete {self.split_file}, or restore data.num_train, num_val, num_test"
+            ) from error
         largest = max([*self.train_idx, *self.val_idx, *self.test_idx], default=-1)
         if largest >= n_frames:
             raise DataError(
@@ -193,14 +198,14 @@ class TPaiNNDataModule(AtomsDataModule):
         """Compositions (M, 100) and values (M,) of the training frames, in the units in use."""
         if self._frames is None:
             raise DataError("offsets and statistics need setup() first")
-        if name not in self._frames.values:
+        if name != self.energy_key:
             raise DataError(
                 f"expected {self.energy_key!r}, the one property with offsets and statistics, "
                 f"got {name!r}"
             )
         index = np.asarray(self.train_idx, dtype=int)
         factor = self.dataset.conversions[name]
-        return self._frames.counts[index], self._frames.values[name][index] * factor
+        return self._frames.counts[index], self._frames.energies[index] * factor
 
     def get_atomrefs(self, property: str, is_extensive: bool) -> dict[str, torch.Tensor]:  # noqa: A002
         """Offsets per element by least squares, from the training frames alone.

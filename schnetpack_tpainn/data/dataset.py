@@ -13,7 +13,7 @@ __all__ = ["CachedAtomsData", "Sample", "SampleCache"]
 log = logging.getLogger(__name__)
 
 Sample = dict[str, torch.Tensor]
-TENSOR_OVERHEAD = 700  # bytes of a small tensor beside its data: Python object, storage, padding
+TENSOR_OVERHEAD = 650  # bytes of a small tensor beside its data: Python object, storage, padding
 
 
 class SampleCache:

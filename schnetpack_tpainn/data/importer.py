@@ -10,7 +10,7 @@ import numpy as np
 from ase import Atoms
 from hydra.utils import to_absolute_path
 
-from schnetpack_tpainn.data.store import fingerprint, labelled, write_database
+from schnetpack_tpainn.data.store import fingerprint, key_values, labelled, write_database
 from schnetpack_tpainn.data.units import unit_factor
 from schnetpack_tpainn.data.versions import software_versions
 from schnetpack_tpainn.errors import DataError
@@ -94,8 +94,8 @@ class TrajectoryImport:
             ``path``.
         """
         frames = [frame for file in self.files for frame in self._read(file)]
-        print_of = fingerprint(self.settings)
-        provenance = {"versions": software_versions(), "fingerprint": print_of, **self.settings}
+        provenance = {"versions": software_versions(), **self.settings}
+        provenance["fingerprint"] = fingerprint(self.settings)
         return write_database(path, frames, provenance)
 
     def _read(self, file: Path) -> list[Atoms]:
@@ -104,36 +104,36 @@ class TrajectoryImport:
             frames: Any = ase.io.read(file, index=":")
         except Exception as error:  # ASE's readers raise anything
             raise DataError(f"ASE cannot read frames from {file}: {error}") from error
-        names = (self.settings["energy_key"], self.settings["forces_key"])
-        missing: dict[str, list[int]] = {name: [] for name in names}
-        converted = []
-        to_ang, to_ev, to_ev_per_ang = self._factors
-        for k, atoms in enumerate(frames):
-            energy, forces = (_find(atoms, name) for name in names)
-            for name, value in zip(names, (energy, forces), strict=True):
-                if value is None:
-                    missing[name].append(k)
-            if energy is None or forces is None:
-                continue
-            bare = Atoms(
-                atoms.numbers, atoms.positions * to_ang, cell=atoms.cell * to_ang, pbc=atoms.pbc
-            )
-            energy_ev = float(np.asarray(energy, dtype=np.float64).item()) * to_ev
-            forces_ev_per_ang = np.asarray(forces, dtype=np.float64) * to_ev_per_ang
-            converted.append(labelled(bare, energy_ev, forces_ev_per_ang, **atoms.info))
-        if any(missing.values()):
-            raise DataError(
-                f"expected labels in every frame of {file}, got "
-                + "; ".join(
-                    f"no {name!r} in {len(ks)} of {len(frames)} frames (from 0: "
-                    f"{', '.join(map(str, ks[:10]))}{', ...' if len(ks) > 10 else ''})"
-                    for name, ks in missing.items()
-                    if ks
+        self._check_labels(file, frames)
+        return [self._convert(atoms) for atoms in frames]
+
+    def _check_labels(self, file: Path, frames: list[Atoms]) -> None:
+        """Refuse a file with frames that lack a label, naming them."""
+        lacking = []
+        for name in (self.settings["energy_key"], self.settings["forces_key"]):
+            which = [k for k, atoms in enumerate(frames) if _find(atoms, name) is None]
+            if which:
+                few = ", ".join(map(str, which[:10])) + (", ..." if len(which) > 10 else "")
+                lacking.append(
+                    f"no {name!r} in {len(which)} of {len(frames)} frames (from 0: {few})"
                 )
-                + f"; {_names_of(frames[0])}: set energy_key and forces_key, or label the frames "
-                "with tpainn-label"
+        if lacking:
+            raise DataError(
+                f"expected labels in every frame of {file}, got {'; '.join(lacking)}; "
+                f"{_names_of(frames[0])}: set energy_key and forces_key, or label the frames with "
+                "tpainn-label"
             )
-        return converted
+
+    def _convert(self, atoms: Atoms) -> Atoms:
+        to_ang, to_ev, to_ev_per_ang = self._factors
+        energy, forces = (
+            np.asarray(_find(atoms, self.settings[key]), dtype=np.float64)
+            for key in ("energy_key", "forces_key")
+        )
+        positions, cell = atoms.positions * to_ang, atoms.cell * to_ang
+        converted = Atoms(atoms.numbers, positions, cell=cell, pbc=atoms.pbc)
+        info = key_values(atoms.info)
+        return labelled(converted, energy.item() * to_ev, forces * to_ev_per_ang, **info)
 
 
 def _find(atoms: Atoms, name: str) -> Any:

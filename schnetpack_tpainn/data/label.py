@@ -20,7 +20,7 @@ from ase.calculators.genericfileio import GenericFileIOCalculator
 from hydra.utils import instantiate
 
 from schnetpack_tpainn.data.parallel import map_items, workers
-from schnetpack_tpainn.data.store import FrameStore, fingerprint, labelled
+from schnetpack_tpainn.data.store import FrameStore, fingerprint, key_values, labelled
 from schnetpack_tpainn.data.versions import software_versions
 from schnetpack_tpainn.errors import DataError, LabelError
 
@@ -87,7 +87,7 @@ def compute_label(atoms: Atoms, calculator: Calculator) -> Atoms:
         raise LabelError(f"expected forces of shape {(len(atoms), 3)}, got {forces.shape}")
     if not (np.isfinite(energy) and np.isfinite(forces).all()):
         raise LabelError("energy or forces are not finite")
-    return labelled(atoms, energy, forces, **atoms.info)
+    return labelled(atoms, energy, forces, **key_values(atoms.info))
 
 
 def _work(config: dict[str, Any], atoms: Atoms) -> Atoms | str:

@@ -104,7 +104,9 @@ class MDSampler:
     .. code-block:: yaml
 
         source:
-          _target_: schnetpack_tpainn.data.sampling.MDSampler
+          _target_: schnetpack_tpainn.data.MDSampler
+          _recursive_: false
+          _convert_: all
           structures: [CCO]
           calculator:
             _target_: schnetpack_tpainn.data.rdkit.RDKitForceField
@@ -127,7 +129,7 @@ class MDSampler:
         scheduler: address or scheduler file of a Dask cluster to use instead.
 
     Raises:
-        DataError: a number is out of range.
+        DataError: the calculator is no node, or a number is out of range.
     """
 
     def __init__(
@@ -145,6 +147,11 @@ class MDSampler:
         n_workers: int | None = None,
         scheduler: str | None = None,
     ) -> None:
+        if not isinstance(calculator, Mapping):
+            raise DataError(
+                "expected the Hydra node of a calculator, which every worker builds for itself, "
+                f"got {calculator!r}; set `_recursive_: false` beside the sampler's _target_"
+            )
         self.n_workers = n_workers
         self.scheduler = scheduler
         self.structures = [structures] if isinstance(structures, str) else list(structures)

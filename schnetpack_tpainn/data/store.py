@@ -38,7 +38,9 @@ def fingerprint(settings: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def labelled(atoms: Atoms, energy_ev: float, forces_ev_per_ang: np.ndarray, **info: Any) -> Atoms:
+def labelled(
+    atoms: Atoms, energy_ev: float, forces_ev_per_ang: np.ndarray, /, **info: Any
+) -> Atoms:
     """Copy of a structure that carries its energy and forces.
 
     Args:
@@ -71,7 +73,7 @@ def key_values(info: Mapping[str, Any]) -> dict[str, Any]:
             value = convert_str_to_int_float_bool_or_str(value)
         try:
             check({key: value})
-        except ValueError:
+        except (TypeError, ValueError):
             continue
         if key not in PLACE:
             kept[key] = value

@@ -3,14 +3,16 @@
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import ase.io
 from ase import Atoms
+from ase.db import connect
 from hydra.utils import to_absolute_path
 
 from schnetpack_tpainn.errors import DataError
 
-__all__ = ["embed_smiles", "identity", "read_structures"]
+__all__ = ["embed_smiles", "identity", "read_frames", "read_structures"]
 
 
 def embed_smiles(smiles: str, seed: int = 0) -> Atoms:
@@ -69,6 +71,29 @@ def identity(source: str) -> str:
     return f"{path.name}:{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
 
 
+def read_frames(path: str | Path) -> list[Atoms]:
+    """All frames of a file that ASE reads; a database's key-value pairs become their ``info``.
+
+    Args:
+        path: the file.
+
+    Returns:
+        Structures (Å).
+
+    Raises:
+        DataError: ASE cannot read the file.
+    """
+    try:
+        frames: Any = ase.io.read(path, index=":")
+        if Path(path).suffix == ".db":
+            with connect(path, use_lock_file=False) as db:
+                for atoms, row in zip(frames, db.select(include_data=False), strict=True):
+                    atoms.info = dict(row.key_value_pairs)
+    except Exception as error:  # ASE's readers raise anything
+        raise DataError(f"ASE cannot read structures from {path}: {error}") from error
+    return list(frames)
+
+
 def read_structures(sources: Sequence[str], seed: int = 0) -> list[Atoms]:
     """Start structures, from files where a path exists and from SMILES otherwise.
 
@@ -89,10 +114,7 @@ def read_structures(sources: Sequence[str], seed: int = 0) -> list[Atoms]:
     for source in sources:
         path = Path(to_absolute_path(source))
         if path.is_file():
-            try:
-                structures += ase.io.read(path, index=":")
-            except Exception as error:  # ASE's readers raise anything
-                raise DataError(f"ASE cannot read structures from {source}: {error}") from error
+            structures += read_frames(path)
         else:
             structures.append(embed_smiles(source, seed))
     return structures

@@ -115,6 +115,8 @@ def test_a_dask_cluster_gives_what_local_processes_give(tmp_path: Path, monkeypa
     ("words", "match"),
     [
         (["no.xyz", "-o", "new.db", *LJ], "no.xyz does not exist"),
+        (["no.xyz@:5", "-o", "new.db", *LJ], "no.xyz does not exist"),
+        (["a.xyz@9", "-o", "new.db", *LJ], "expected FILE@START:STOP:STEP, got a.xyz@9"),
         (["broken.xyz", "-o", "new.db", *LJ], "ASE cannot read structures from broken.xyz"),
         (["a.xyz", "-o", "old.db", *LJ], "never written over"),
         (["a.xyz", "-o", "new.xyz", *LJ], "ending in '.db'"),
@@ -151,6 +153,16 @@ def test_calculators_from_yaml_and_nested_arguments(tmp_path: Path) -> None:
         "epsilon": 0.01,
         "a": {"b": [1, 2]},
     }
+
+
+def test_some_frames_of_a_database_with_their_key_value_pairs(tmp_path: Path) -> None:
+    with connect(tmp_path / "a.db") as db:
+        for i in range(6):
+            db.write(molecule("H2O"), number=i)
+    source = f"{tmp_path / 'a.db'}@1:5:2"
+    status, _, err = run([TPAINN_LABEL, source, "-o", tmp_path / "b.db", "-w", "1", *LJ])
+    assert status == 0, err
+    assert [frame["number"] for frame in contents(tmp_path / "b.db")] == [1, 3]
 
 
 def test_help_shows_an_example(capsys) -> None:

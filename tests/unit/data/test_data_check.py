@@ -20,7 +20,7 @@ def check(path: Path):
 def test_a_sound_database_passes(database) -> None:
     table = check(database(frames_of(7, ["CH3CH2OH", "H2O", "CH4"])))
     assert len(table) == 7
-    assert table.values["energy"].tolist() == [-4200.0 + i for i in range(7)]
+    assert table.energies.tolist() == [-4200.0 + i for i in range(7)]
     assert table.counts[1, [1, 6, 8]].tolist() == [2, 0, 1]
     assert table.counts.sum() == 3 * 9 + 2 * 3 + 2 * 5
 

@@ -1,6 +1,8 @@
 """The data module: source, checks before training, exact offsets, cache."""
 
 import logging
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +75,33 @@ def test_a_source_makes_an_absent_data_set_once(tmp_path: Path) -> None:
     assert len(datamodule.test_dataset) == 6
 
 
+def test_two_processes_make_it_once(tmp_path: Path) -> None:
+    code = f"""
+import sys, time
+from pathlib import Path
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from test_data_module import Maker, module
+
+class Slow(Maker):
+    def make(self, path):
+        with open("made", "a") as file:
+            file.write("once ")
+        time.sleep(1.0)
+        return super().make(path)
+
+Path(sys.argv[1]).touch()
+while not (Path("1").exists() and Path("2").exists()):
+    time.sleep(0.01)
+module("x.db", source=Slow(a=1)).prepare_data()
+"""
+    processes = [
+        subprocess.Popen([sys.executable, "-W", "ignore", "-c", code, name], cwd=tmp_path)
+        for name in ("1", "2")
+    ]
+    assert [process.wait(timeout=60) for process in processes] == [0, 0]
+    assert (tmp_path / "made").read_text() == "once "
+
+
 def test_a_data_set_of_other_settings_is_refused(tmp_path: Path, database) -> None:
     path = tmp_path / "x.db"
     module(path, source=Maker(a=1)).prepare_data()
@@ -103,6 +132,15 @@ def test_a_split_file_of_another_data_set(database, tmp_path: Path) -> None:
     np.savez(split, train_idx=np.arange(10), val_idx=np.arange(10, 14), test_idx=[99])
     with pytest.raises(DataError, match="names frame 99"):
         module(database(), split_file=str(split)).setup()
+
+
+def test_a_split_file_of_other_sizes(database, tmp_path: Path) -> None:
+    path, split = database(), str(tmp_path / "split.npz")
+    first = ready(path, split_file=split)
+    again = ready(path, split_file=split)
+    assert again.train_idx == first.train_idx
+    with pytest.raises(DataError, match=r"num_train \(9\).*Delete .*split.npz"):
+        module(path, split_file=split, num_train=9).setup()
 
 
 def test_relative_sizes(database) -> None:

@@ -133,6 +133,11 @@ def test_numbers_out_of_range(wrong) -> None:
         sampler(**wrong)
 
 
+def test_an_instantiated_calculator_is_refused() -> None:
+    with pytest.raises(DataError, match="_recursive_: false"):
+        sampler(calculator=RDKitForceField())
+
+
 def test_a_calculator_that_cannot_be_built(tmp_path: Path) -> None:
     with pytest.raises(LabelError, match="cannot build"):
         sampler(calculator={**MMFF, "force_field": "AMBER"}).make(tmp_path / "x.db")

@@ -111,6 +111,11 @@ def test_key_values_are_what_ase_can_keep() -> None:
         "config type": "bulk",  # not a name
         "virial": np.eye(3),
         "note": None,
+        7: "no name at all",
     }
-    kept = key_values(info)
-    assert kept == {"temperature_k": 300.0, "name": "run one", "number": 12, "flag": True}
+    assert key_values(info) == {
+        "temperature_k": 300.0,
+        "name": "run one",
+        "number": 12,
+        "flag": True,
+    }
