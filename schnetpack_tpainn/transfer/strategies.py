@@ -10,7 +10,7 @@ from schnetpack.data import AtomsLoader
 from torch import nn
 
 from schnetpack_tpainn.errors import CheckpointError
-from schnetpack_tpainn.transfer.align import fit_alignment, scale_head
+from schnetpack_tpainn.transfer.align import Alignment, fit_alignment, scale_head
 from schnetpack_tpainn.transfer.architecture import (
     compare_architecture,
     copy_parameters,
@@ -45,6 +45,25 @@ class Context:
     def batches(self, dataset: Any) -> AtomsLoader:
         """Loader over a data set in its order."""
         return AtomsLoader(dataset, batch_size=self.datamodule.val_batch_size, num_workers=0)
+
+    def align(self, fit_scale: bool) -> Alignment:
+        """Fit offsets, and the head's scale, to the training labels and put them in place.
+
+        Args:
+            fit_scale: fit the scale too.
+
+        Returns:
+            What was fitted.
+        """
+        training = self.batches(self.datamodule.train_dataset)
+        fit = fit_alignment(
+            predict(self.model, training, self.energy_key, self.forces_key), fit_scale
+        )
+        if fit_scale:
+            scale_head(self.model, self.energy_key, fit.scale)
+        offsets = get_offsets(self.model, self.energy_key) + fit.offsets
+        set_offsets(self.model, self.datamodule, self.energy_key, offsets)
+        return fit
 
     def test_errors(self) -> dict[str, float]:
         """Errors of the model as it stands on the held-out test frames."""
@@ -95,7 +114,7 @@ class Strategy(Protocol):
 
 
 class Scratch:
-    """No transfer: the model keeps its random start, the offsets come from the labels."""
+    """No transfer: the model keeps its random start; the offsets are fitted around it."""
 
     def check(self, build_model: Callable[[], nn.Module]) -> None:
         """Nothing can be wrong.
@@ -105,7 +124,7 @@ class Scratch:
         """
 
     def apply(self, context: Context) -> TransferRecord:
-        """Leave everything as it is.
+        """Fit the offsets, so that no step is spent on the random network's mean energy.
 
         Args:
             context: model and data.
@@ -113,8 +132,11 @@ class Scratch:
         Returns:
             The record.
         """
+        fit = context.align(fit_scale=False)
         n = sum(p.numel() for p in context.model.parameters())
-        return TransferRecord("scratch", n_reinitialised=n)
+        record = TransferRecord("scratch", n_reinitialised=n)
+        record.offsets_rank, record.n_elements = fit.rank, fit.n_elements
+        return record
 
 
 class Autotune:
@@ -198,23 +220,15 @@ class Autotune:
             CheckpointError: weights, units or elements do not fit; the model is untouched then.
         """
         pretrained = self.load()
-        training = context.batches(context.datamodule.train_dataset)
         _check_units(pretrained, context.datamodule)
-        keys = context.energy_key, context.forces_key
+        training = context.batches(context.datamodule.train_dataset)
         _check_elements(pretrained, elements(training))
         record = TransferRecord("autotune", str(pretrained.source.resolve()))
         record.pretrained = dict(pretrained.card)
         record.n_copied = self._copy(pretrained, context.model)
-        offsets = get_offsets(context.model, context.energy_key)
-        first = fit_alignment(predict(context.model, training, *keys), fit_scale=False)
-        set_offsets(context.model, context.datamodule, keys[0], offsets + first.offsets)
+        context.align(fit_scale=False)
         record.zero_shot["copied"] = context.test_errors()
-        fit = fit_alignment(
-            predict(context.model, training, *keys), fit_scale=self.head == "rescale"
-        )
-        scale_head(context.model, keys[0], fit.scale)
-        offsets = get_offsets(context.model, context.energy_key)
-        set_offsets(context.model, context.datamodule, keys[0], offsets + fit.offsets)
+        fit = context.align(fit_scale=self.head == "rescale")
         record.zero_shot["aligned"] = context.test_errors()
         record.scale, record.offsets_rank = fit.scale, fit.rank
         record.n_elements = fit.n_elements

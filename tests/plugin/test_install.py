@@ -43,9 +43,7 @@ def python(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     borrowed = next(Path(p) for p in sys.path if p.endswith("site-packages"))
     # a path in a .pth file is searched last, and .pth files in it (our own) are not followed
     (site / "borrowed.pth").write_text(f"{borrowed}\n")
-    what = (
-        [request.getfixturevalue("wheel")] if request.param == "wheel" else ["--editable", ROOT]
-    )
+    what = [request.getfixturevalue("wheel")] if request.param == "wheel" else ["--editable", ROOT]
     pip = [sys.executable, "-m", "pip", "--python", python, "install", "--no-deps"]
     # --ignore-installed: pip sees the borrowed package and would leave it or remove it
     call(*pip, "--no-build-isolation", "--ignore-installed", *what, cwd=folder)

@@ -84,13 +84,15 @@ def test_scaling_the_head_scales_the_energy() -> None:
 
 
 def test_no_head_to_scale() -> None:
-    with pytest.raises(CheckpointError, match="expected one .*Atomwise head for 'energy'"):
+    with pytest.raises(CheckpointError, match=r"expected one .*Atomwise head for 'energy'"):
         scale_head(torch.nn.Sequential(Atomwise(n_in=8, output_key="charge")), "energy", 2.0)
 
 
 def test_errors_are_in_mev() -> None:
     p = predictions([[4, 1], [6, 2]], 1.0, [0.0, 0.0])
-    off = Predictions(p.energy + 0.013, p.energy_label, p.forces - 0.002, p.forces_label, p.composition)
+    off = Predictions(
+        p.energy + 0.013, p.energy_label, p.forces - 0.002, p.forces_label, p.composition
+    )
     result = errors(off)
     assert result["energy_mae_mev"] == pytest.approx(13.0)
     assert result["energy_rmse_mev"] == pytest.approx(13.0)

@@ -94,7 +94,7 @@ def test_a_mean_per_atom_is_an_offset_of_every_element() -> None:
 
 def test_missing_transforms() -> None:
     model = nn.Sequential(AddAtomicOffsets("energy"))
-    with pytest.raises(TPaiNNError, match="expected one postprocessor .* got 0"):
+    with pytest.raises(TPaiNNError, match=r"expected one postprocessor .* got 0"):
         get_offsets(nn.Sequential(), "energy")
     with pytest.raises(TPaiNNError, match="RemoveOffsets for 'energy'"):
         set_offsets(model, SimpleNamespace(train_transforms=[]), "energy", OFFSETS)

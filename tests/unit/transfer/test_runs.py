@@ -10,7 +10,9 @@ from omegaconf import OmegaConf
 from schnetpack_tpainn.errors import CheckpointError, TPaiNNError
 from schnetpack_tpainn.transfer.runs import check_run_directory, find_last_run
 
-CONFIG = OmegaConf.create({"seed": 1, "model": {"x": 1}, "data": {"y": "${seed}"}, "run": {"id": 3}})
+CONFIG = OmegaConf.create(
+    {"seed": 1, "model": {"x": 1}, "data": {"y": "${seed}"}, "run": {"id": 3}}
+)
 
 
 def report(directory: Path, stage: str, time: int) -> Path:
