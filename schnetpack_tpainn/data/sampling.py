@@ -55,13 +55,8 @@ def sample_trajectory(
             1000 eV/Å.
     """
     rng = np.random.default_rng(seed)
-    work = atoms.copy()
+    work = _at_temperature(atoms, temperature_k, rng)
     work.calc = make_calculator(calculator)
-    MaxwellBoltzmannDistribution(work, temperature_K=temperature_k, rng=rng)
-    if not work.pbc.any():
-        Stationary(work)
-        if len(work) > 2:
-            ZeroRotation(work)
     dynamics = Langevin(
         work,
         timestep=timestep_fs * units.fs,
@@ -71,27 +66,44 @@ def sample_trajectory(
         rng=rng,
     )
     stride = max(1, round(interval_fs / timestep_fs))
-    steps = [max(0, round(equilibration_fs / timestep_fs) - stride) + stride]
-    steps += [stride] * (n_frames - 1)
+    first = max(stride, round(equilibration_fs / timestep_fs))
     frames: list[Atoms] = []
-    for n_steps in steps:
+    for n_steps in [first, *[stride] * (n_frames - 1)]:
         try:
             dynamics.run(n_steps)
-            energy = work.get_potential_energy()
-            forces = work.get_forces(apply_constraint=False)
+            frames.append(_frame(work, temperature_k))
+        except LabelError:
+            raise
         except Exception as error:  # whatever a third-party engine raises
             raise LabelError(
                 f"{type(error).__name__} in the dynamics of {work.get_chemical_formula()} at "
                 f"{temperature_k:g} K, frame {len(frames)}: {error}"
             ) from error
-        if not np.isfinite(forces).all() or np.abs(forces).max() > 1e3:
-            raise LabelError(
-                f"dynamics of {work.get_chemical_formula()} at {temperature_k:g} K blew up "
-                f"(largest force {np.abs(forces).max():.3g} eV/Å); expected below 1000 eV/Å: "
-                "shorten timestep_fs or lower the temperature"
-            )
-        frames.append(labelled(work, energy, forces, temperature_k=float(temperature_k)))
     return frames
+
+
+def _at_temperature(atoms: Atoms, temperature_k: float, rng: np.random.Generator) -> Atoms:
+    """Copy with velocities of a temperature; a molecule neither drifts nor spins."""
+    work = atoms.copy()
+    MaxwellBoltzmannDistribution(work, temperature_K=temperature_k, rng=rng)
+    if not work.pbc.any():
+        Stationary(work)
+        if len(work) > 2:
+            ZeroRotation(work)
+    return work
+
+
+def _frame(work: Atoms, temperature_k: float) -> Atoms:
+    """The current structure with its label, if the dynamics is sound."""
+    energy = work.get_potential_energy()
+    forces = work.get_forces(apply_constraint=False)
+    if not np.isfinite(forces).all() or np.abs(forces).max() > 1e3:
+        raise LabelError(
+            f"dynamics of {work.get_chemical_formula()} at {temperature_k:g} K blew up "
+            f"(largest force {np.abs(forces).max():.3g} eV/Å); expected below 1000 eV/Å: "
+            "shorten timestep_fs or lower the temperature"
+        )
+    return labelled(work, energy, forces, temperature_k=float(temperature_k))
 
 
 class MDSampler:

@@ -58,16 +58,18 @@ def fit_alignment(p: Predictions, fit_scale: bool = True) -> Alignment:
     weight_e = 1.0 / (p.n_atoms * len(p.energy) ** 0.5)  # (M,)
     weight_f = 1.0 / p.forces.numel() ** 0.5
     design_offsets = x * weight_e[:, None]
-    # the offsets take what they can of both sides; the scale is fitted to what remains
-    projector = design_offsets @ torch.linalg.pinv(design_offsets)  # (M, M)
+    inverse = torch.linalg.pinv(design_offsets)  # (K, M)
     e_model, e_label = p.energy * weight_e, p.energy_label * weight_e
     a = 1.0
     if fit_scale:
-        rest_model = torch.cat([e_model - projector @ e_model, p.forces.flatten() * weight_f])
-        rest_label = torch.cat([e_label - projector @ e_label, p.forces_label.flatten() * weight_f])
+        # the offsets take what they can of both sides; the scale is fitted to what remains
+        rest_model = e_model - design_offsets @ (inverse @ e_model)
+        rest_label = e_label - design_offsets @ (inverse @ e_label)
+        rest_model = torch.cat([rest_model, p.forces.flatten() * weight_f])
+        rest_label = torch.cat([rest_label, p.forces_label.flatten() * weight_f])
         norm = rest_model.square().sum()
         a = ((rest_model @ rest_label) / norm).item() if norm > 0 else 1.0
-    change = torch.linalg.pinv(design_offsets) @ (e_label - a * e_model)  # (K,)
+    change = inverse @ (e_label - a * e_model)  # (K,)
     offsets = torch.zeros(p.composition.shape[1], dtype=torch.float64)
     offsets[present] = change
     rank = int(torch.linalg.matrix_rank(x))

@@ -6,8 +6,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import torch
 from schnetpack.data import AtomsLoader
 from torch import nn
+from torch.utils.data import Subset
 
 from schnetpack_tpainn.errors import CheckpointError
 from schnetpack_tpainn.transfer.align import Alignment, fit_alignment, scale_head
@@ -46,16 +48,21 @@ class Context:
         """Loader over a data set in its order."""
         return AtomsLoader(dataset, batch_size=self.datamodule.val_batch_size, num_workers=0)
 
-    def align(self, fit_scale: bool) -> Alignment:
+    def align(self, fit_scale: bool, max_frames: int | None = None) -> Alignment:
         """Fit offsets, and the head's scale, to the training labels and put them in place.
 
         Args:
             fit_scale: fit the scale too.
+            max_frames: take so many training frames at most, evenly spaced.
 
         Returns:
             What was fitted.
         """
-        training = self.batches(self.datamodule.train_dataset)
+        dataset = self.datamodule.train_dataset
+        if max_frames is not None and len(dataset) > max_frames:
+            spaced = torch.linspace(0, len(dataset) - 1, max_frames).round().int().tolist()
+            dataset = Subset(dataset, spaced)
+        training = self.batches(dataset)
         fit = fit_alignment(
             predict(self.model, training, self.energy_key, self.forces_key), fit_scale
         )
@@ -132,7 +139,7 @@ class Scratch:
         Returns:
             The record.
         """
-        fit = context.align(fit_scale=False)
+        fit = context.align(fit_scale=False, max_frames=500)
         n = sum(p.numel() for p in context.model.parameters())
         record = TransferRecord("scratch", n_reinitialised=n)
         record.offsets_rank, record.n_elements = fit.rank, fit.n_elements

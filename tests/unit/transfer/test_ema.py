@@ -36,7 +36,9 @@ class Regression(LightningModule):
         return torch.optim.Adam(self.parameters(), lr=0.1)
 
 
-def fit(folder: Path, callbacks: list[Any], steps: int, checkpoint: str | None = None) -> Regression:
+def fit(
+    folder: Path, callbacks: list[Any], steps: int, checkpoint: str | None = None
+) -> Regression:
     """Full-batch training: an epoch is one step, validation comes every five."""
     task = Regression()
     loader = DataLoader(TensorDataset(X), batch_size=4)

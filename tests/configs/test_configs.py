@@ -1,0 +1,104 @@
+"""Every config composes; every part of the experiments can be built."""
+
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_module
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import get_class, instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from hydra_plugins.schnetpack_tpainn.searchpath import config_dir
+from schnetpack_tpainn.transfer.task import TransferTask
+
+CONFIGS = config_dir()
+# groups that live below SchNetPack's `train` config; `md` belongs to an application of its own
+FILES = sorted(
+    p.relative_to(CONFIGS)
+    for p in CONFIGS.rglob("*.yaml")
+    if p.parts[-2:] and "md" not in p.relative_to(CONFIGS).parts
+)
+MISSING = {
+    "tpainn_calculator": ["data.source.structures=[CCO]", "data.source.calculator._target_=x.Y"],
+    "tpainn_import": [
+        "data.source.files=[a.xyz]",
+        "data.source.distance_unit=Ang",
+        "data.source.energy_unit=eV",
+        "data.source.forces_unit=eV/Ang",
+    ],
+    "tpainn_database": ["data.datapath=a.db"],
+}
+
+
+def composed(*overrides: str) -> DictConfig:
+    """SchNetPack's `train` config with overrides, and Hydra's own part set."""
+    import schnetpack.cli  # noqa: F401 - registers its resolvers
+
+    with initialize_config_module("schnetpack.configs", version_base="1.2"):
+        config = compose("train", list(overrides), return_hydra_config=True)
+    HydraConfig.instance().set_config(config)
+    return config
+
+
+def override(file: Path) -> list[str]:
+    """Command line that selects a config file, in an experiment where it makes sense."""
+    group, name = file.parent.as_posix(), file.stem
+    if group == "experiment":
+        return [f"experiment={name}"]
+    if group == "callbacks":
+        return ["experiment=tpainn_autotune", f"callbacks=[checkpoint,{name}]"]
+    base = "tpainn_pretrain" if name == "tpainn_simulation" else "tpainn_autotune"
+    return [f"experiment={base}", f"{group}={name}", *MISSING.get(name, [])]
+
+
+@pytest.mark.parametrize("file", FILES, ids=str)
+def test_every_config_composes_and_names_classes_that_exist(file: Path) -> None:
+    config = composed(*override(file))
+    values = OmegaConf.to_container(config, resolve=False, throw_on_missing=False)
+
+    def targets(node: object) -> list[str]:
+        if isinstance(node, dict):
+            own = [node["_target_"]] if "_target_" in node else []
+            return own + [t for k, v in node.items() if k != "hydra" for t in targets(v)]
+        if isinstance(node, list):
+            return [t for v in node for t in targets(v)]
+        return []
+
+    found = [t for t in targets(values) if t != "x.Y"]
+    assert found
+    for target in found:
+        assert get_class(target)
+
+
+@pytest.mark.parametrize("experiment", ["tpainn_pretrain", "tpainn_autotune"])
+@pytest.mark.parametrize("irreps", [None, "8x0e+8x1o+4x2e"])
+def test_the_experiments_can_be_built(experiment: str, irreps: str | None) -> None:
+    small = ["model.representation.n_atom_basis=8"]
+    small += [] if irreps is None else [f"model.representation.hidden_irreps='{irreps}'"]
+    config = composed(f"experiment={experiment}", *small)
+    model = instantiate(config.model)
+    task = instantiate(config.task, model=model)
+    assert isinstance(task, TransferTask)
+    assert task.model is model
+    assert instantiate(config.data).source is not None
+    callbacks = [instantiate(node) for node in config.callbacks.values()]
+    assert {type(c).__name__ for c in callbacks} >= {
+        "ModelCheckpoint",
+        "WeightAverage",
+        "RunReport",
+    }
+    again = TransferTask(**task.hparams)
+    assert again.model.state_dict().keys() == model.state_dict().keys()
+
+
+def test_names_in_schnetpacks_groups_begin_with_ours() -> None:
+    own = {"transfer", "md", "md/ensemble"}
+    for file in FILES:
+        if file.parent.as_posix() not in own:
+            assert file.stem.startswith("tpainn"), file
+
+
+def test_tpainn_takes_the_place_of_painn_in_schnetpacks_experiments() -> None:
+    config = composed("experiment=md17", "model/representation=tpainn", "data.molecule=ethanol")
+    model = instantiate(config.model)
+    assert type(model.representation).__name__ == "TPaiNN"

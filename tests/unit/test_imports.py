@@ -1,0 +1,62 @@
+"""Imports go one way through the house, as CONTRIBUTING.md says."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[2] / "schnetpack_tpainn"
+ANYWHERE = {"errors", ""}  # "" is the package itself
+MAY_IMPORT = {
+    "errors": set(),
+    "irreps": set(),
+    "nn": {"irreps"},
+    "representation": {"irreps", "nn"},
+    "data": set(),
+    "transfer": {"data"},
+    "md": {"data"},
+    "study": {"data", "transfer"},
+    "cli": {"data", "transfer", "md", "study"},
+    "testing": set(),
+}
+
+
+def imports(file: Path) -> set[str]:
+    """First names below the package that a file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module]
+            if node.module == "schnetpack_tpainn":
+                names = [f"schnetpack_tpainn.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            continue
+        found |= {
+            n.split(".")[1] if "." in n else "" for n in names if n.split(".")[0] == PACKAGE.name
+        }
+    return found
+
+
+def home(file: Path) -> str:
+    return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def files() -> list[Path]:
+    return [f for f in sorted(PACKAGE.rglob("*.py")) if home(f) != "__init__"]
+
+
+@pytest.mark.parametrize("file", files(), ids=lambda f: str(f.relative_to(PACKAGE)))
+def test_a_module_imports_only_what_lies_before_it(file: Path) -> None:
+    allowed = MAY_IMPORT[home(file)] | ANYWHERE | {home(file)}
+    assert imports(file) <= allowed
+
+
+def test_files_and_functions_stay_small() -> None:
+    for file in files():
+        text = file.read_text()
+        assert text.count("\n") <= 300, file
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef):
+                assert (node.end_lineno or 0) - node.lineno < 60, f"{file}: {node.name}"
