@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from ase import Atoms, units
 from ase.md.langevin import Langevin
-from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary, ZeroRotation
+from ase.md.velocitydistribution import Stationary, ZeroRotation
 
 from schnetpack_tpainn.data.label import make_calculator
 from schnetpack_tpainn.data.parallel import map_items, workers
@@ -85,7 +85,8 @@ def sample_trajectory(
 def _at_temperature(atoms: Atoms, temperature_k: float, rng: np.random.Generator) -> Atoms:
     """Copy with velocities of a temperature; a molecule neither drifts nor spins."""
     work = atoms.copy()
-    MaxwellBoltzmannDistribution(work, temperature_K=temperature_k, rng=rng)
+    width = np.sqrt(units.kB * temperature_k * work.get_masses())  # (N,)
+    work.set_momenta(rng.standard_normal((len(work), 3)) * width[:, None])
     if not work.pbc.any():
         Stationary(work)
         if len(work) > 2:
