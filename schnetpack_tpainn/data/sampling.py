@@ -71,14 +71,14 @@ def sample_trajectory(
     for n_steps in [first, *[stride] * (n_frames - 1)]:
         try:
             dynamics.run(n_steps)
-            frames.append(_frame(work, temperature_k))
-        except LabelError:
-            raise
+            energy = work.get_potential_energy()
+            forces = work.get_forces(apply_constraint=False)
         except Exception as error:  # whatever a third-party engine raises
             raise LabelError(
                 f"{type(error).__name__} in the dynamics of {work.get_chemical_formula()} at "
                 f"{temperature_k:g} K, frame {len(frames)}: {error}"
             ) from error
+        frames.append(_sound_frame(work, energy, forces, temperature_k))
     return frames
 
 
@@ -94,10 +94,8 @@ def _at_temperature(atoms: Atoms, temperature_k: float, rng: np.random.Generator
     return work
 
 
-def _frame(work: Atoms, temperature_k: float) -> Atoms:
-    """The current structure with its label, if the dynamics is sound."""
-    energy = work.get_potential_energy()
-    forces = work.get_forces(apply_constraint=False)
+def _sound_frame(work: Atoms, energy: float, forces: np.ndarray, temperature_k: float) -> Atoms:
+    """The current structure with its label, if the dynamics has not blown up."""
     if not np.isfinite(forces).all() or np.abs(forces).max() > 1e3:
         raise LabelError(
             f"dynamics of {work.get_chemical_formula()} at {temperature_k:g} K blew up "
