@@ -40,13 +40,9 @@ def run_md(
 
         from schnetpack_tpainn.md import MDSettings, ModelCalculator, read_structure, run_md
 
-        result = run_md(
-            MDSettings(duration_ps=10, equilibration_ps=1),
-            read_structure("CCO"),
-            ModelCalculator("runs/autotuned/best_model"),
-            "runs/md",
-        )
-        print(result.drift, result.steps_per_s)
+        calculator = ModelCalculator("runs/autotuned/best_model")
+        settings = MDSettings(duration_ps=10, equilibration_ps=1)
+        result = run_md(settings, read_structure("CCO"), calculator, "runs/md")
 
     Args:
         settings: ensemble, duration, time step and so on.
