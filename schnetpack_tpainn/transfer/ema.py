@@ -33,7 +33,7 @@ class WeightAverage(Callback):
         self._averaged = False  # the model holds the averaged weights
         self._loaded: dict[str, Any] | None = None
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin the average with the weights as they are, after the transfer, or go on with it.
 
         Args:

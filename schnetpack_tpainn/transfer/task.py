@@ -105,7 +105,7 @@ class TransferTask(AtomisticTask):
         """Does nothing: ``AtomisticTask`` calls it to pickle the modules it was given."""
 
     def setup(self, stage: str | None = None) -> None:
-        """Fit the offsets to the labels and apply the transfer, unless a run is resumed.
+        """Fit the offsets to the labels.
 
         Args:
             stage: Lightning's stage; only ``fit`` changes anything.
@@ -114,14 +114,9 @@ class TransferTask(AtomisticTask):
             return
         datamodule = self.trainer.datamodule
         self.model.initialize_transforms(datamodule)
-        context = Context(self.model, datamodule, self.energy_key, self.forces_key)
-        if self.trainer.ckpt_path is None:
-            device = self.trainer.strategy.root_device
-            self.model.to(device)
-            self.record = self.strategy.apply(context)
         self.card = {
             "architecture": describe(self.model),
-            "elements": elements(context.batches(datamodule.train_dataset)),
+            "elements": elements(self._context().batches(datamodule.train_dataset)),
             "units": {
                 "energy": datamodule.train_dataset.units[self.energy_key],
                 "forces": datamodule.train_dataset.units[self.forces_key],
@@ -131,12 +126,18 @@ class TransferTask(AtomisticTask):
         self.model.metadata = self.card  # travels with the pickled `best_model`
 
     def on_fit_start(self) -> None:
-        """Let the data follow the model's offsets, which a resumed run has read by now."""
-        self._sync_offsets()
+        """Apply the transfer once; in a resumed run, let the data follow the model's offsets."""
+        if self.record is None:
+            self.record = self.strategy.apply(self._context())
+        else:
+            self._sync_offsets()
 
     def on_test_start(self) -> None:
-        """As :meth:`on_fit_start`, for a task that was loaded to be tested."""
+        """Let the data follow the offsets of a model that was loaded to be tested."""
         self._sync_offsets()
+
+    def _context(self) -> Context:
+        return Context(self.model, self.trainer.datamodule, self.energy_key, self.forces_key)
 
     def _sync_offsets(self) -> None:
         offsets = get_offsets(self.model, self.energy_key)

@@ -136,33 +136,22 @@ def test_every_form_of_a_pretrained_model_is_read(tuned: Path, form: str) -> Non
         assert all(torch.equal(t, best[k]) for k, t in read.state.items())
 
 
-def test_scratch_takes_nothing_from_the_pretraining(place: Path, spktrain: Spktrain) -> None:
-    spktrain(
-        place,
-        *AUTOTUNE,
-        f"data.datapath={place}/labels.db",
-        "transfer=scratch",
-        "run.id=scratch",
-    )
-    report = json.loads((place / "runs" / "scratch" / "report.json").read_text())
-    assert report["strategy"] == "scratch"
-    assert report["checkpoint"] is None
-    assert report["parameters"]["copied"] == 0
-    tuned_split = np.load(place / "runs" / "scratch" / "split.npz")
-    assert len(tuned_split["train_idx"]) == 10
-
-
-def test_strategies_get_the_same_labels(place: Path, tuned: Path, spktrain: Spktrain) -> None:
-    scratch = place / "runs" / "scratch_split"
+def test_scratch_takes_the_same_labels_and_nothing_else(
+    place: Path, tuned: Path, spktrain: Spktrain
+) -> None:
     spktrain(
         place,
         *AUTOTUNE,
         f"data.datapath={place}/labels.db",
         "transfer=scratch",
         "trainer.max_steps=10",
-        f"run.id={scratch.name}",
+        "run.id=scratch",
     )
-    a, b = np.load(tuned / "split.npz"), np.load(scratch / "split.npz")
+    report = json.loads((place / "runs" / "scratch" / "report.json").read_text())
+    assert (report["strategy"], report["checkpoint"]) == ("scratch", None)
+    assert report["parameters"]["copied"] == 0
+    assert report["parameters"]["reinitialised"] == report["parameters"]["total"]
+    a, b = np.load(tuned / "split.npz"), np.load(place / "runs" / "scratch" / "split.npz")
     assert all(np.array_equal(a[k], b[k]) for k in ("train_idx", "val_idx", "test_idx"))
 
 
