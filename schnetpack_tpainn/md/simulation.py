@@ -87,7 +87,7 @@ class Simulation:
         log.info("%s: going on at step %d of the %s", self.files.folder, self.step, self.phase)
 
     def _propagate(self, ensemble: Ensemble, n_steps: int, recorder: Recorder) -> None:
-        """Steps of one phase; the first is recorded before it is made."""
+        """Steps of one phase; where it starts is recorded, once, before the first."""
         settings = self.settings
         if self.step >= n_steps:
             return
@@ -95,7 +95,7 @@ class Simulation:
             self.atoms, settings.timestep_fs, settings.temperature_k, self.rng
         )
         with tqdm(total=n_steps, initial=self.step, desc=self.phase, unit="step") as bar:
-            if self.step == 0:
+            if self.step == 0 and not recorder.n_lines:
                 self._observe(n_steps, recorder)
             while self.step < n_steps:
                 dynamics.step()

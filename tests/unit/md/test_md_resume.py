@@ -22,14 +22,18 @@ def run(case, model, output):
     if case == "model":
         settings = MDSettings(ensemble=NVE(), duration_ps=0.2, equilibration_ps=0.05, **COMMON)
         return run_md(settings, embed_smiles("O"), ModelCalculator(model, device="cpu"), output)
+    if case == "early":
+        intervals = COMMON | {"restart_interval": 10**6}
+        settings = MDSettings(ensemble=NVE(), duration_ps=2, equilibration_ps=0.01, **intervals)
+        return run_md(settings, embed_smiles("CCO"), RDKitForceField(), output)
     settings = MDSettings(
         ensemble=NVT(), duration_ps=0.4, equilibration_ps=0.4, relax_fmax_ev_per_ang=0.1, **COMMON
     )
     return run_md(settings, embed_smiles("CCO"), RDKitForceField(), output)
 
 
-def kill_in(case, model, output, phase):
-    """Run in a process of its own, and kill -9 it after a restart file of a phase."""
+def kill_in(case, model, output, phase, step=1):
+    """Run in a process of its own, and kill -9 it after a restart file of a phase and step."""
     script = f"import test_md_resume as t; t.run({case!r}, {str(model)!r}, {str(output)!r})"
     process = subprocess.Popen([sys.executable, "-c", script], cwd=Path(__file__).parent)
     restart, limit = output / "restart.npz", time.monotonic() + 60
@@ -38,7 +42,7 @@ def kill_in(case, model, output, phase):
             if restart.exists():
                 with np.load(restart) as file:
                     state = json.loads(str(file["scalars"]))
-                if state["phase"] == phase and state["step"] > 0:
+                if state["phase"] == phase and state["step"] >= step:
                     break
             time.sleep(0.001)
         time.sleep(0.03)  # some steps beyond the restart file
@@ -58,12 +62,17 @@ def leave_rubbish(output):
 
 
 @pytest.mark.parametrize(
-    ("case", "phases"), [("model", ["production"]), ("mmff94", ["equilibration", "production"])]
+    ("case", "phases"),
+    [
+        ("model", {"production": 1}),
+        ("mmff94", {"equilibration": 1, "production": 1}),
+        ("early", {"production": 0}),
+    ],
 )
 def test_killed_run_goes_on_as_if_unbroken(case, phases, request, tmp_path):
     model = request.getfixturevalue("water_model") if case == "model" else None
-    for phase in phases:
-        kill_in(case, model, tmp_path / "killed", phase)
+    for phase, step in phases.items():
+        kill_in(case, model, tmp_path / "killed", phase, step)
     leave_rubbish(tmp_path / "killed")
     resumed, unbroken = run(case, model, tmp_path / "killed"), run(case, model, tmp_path / "whole")
     assert resumed.log.read_bytes() == unbroken.log.read_bytes()
