@@ -1,7 +1,7 @@
 """Start structures from SMILES strings or from files."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,10 @@ from ase import Atoms
 from ase.db import connect
 from hydra.utils import to_absolute_path
 
+from schnetpack_tpainn.data.units import unit_factor
 from schnetpack_tpainn.errors import DataError
 
-__all__ = ["embed_smiles", "identity", "read_frames", "read_structures"]
+__all__ = ["embed_smiles", "identity", "read_frames", "read_structures", "to_angstrom"]
 
 
 def embed_smiles(smiles: str, seed: int = 0) -> Atoms:
@@ -71,26 +72,45 @@ def identity(source: str) -> str:
     return f"{path.name}:{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
 
 
+def to_angstrom(atoms: Atoms, metadata: Mapping[str, Any]) -> None:
+    """Convert positions and cell of a database's structure to Å.
+
+    Args:
+        atoms: the structure in the database's unit of length, changed in place.
+        metadata: the database's metadata; without ``_distance_unit`` its unit is Å.
+
+    Raises:
+        DataError: the unit is not known.
+    """
+    factor = unit_factor(metadata.get("_distance_unit", "Ang"), "distance")
+    atoms.set_cell(atoms.cell.array * factor, scale_atoms=False)
+    atoms.positions *= factor
+
+
 def read_frames(path: str | Path) -> list[Atoms]:
     """All frames of a file that ASE reads; a database's key-value pairs become their ``info``.
 
     Args:
-        path: the file.
+        path: the file; a SchNetPack database may hold another unit of length than Å.
 
     Returns:
         Structures (Å).
 
     Raises:
-        DataError: ASE cannot read the file.
+        DataError: ASE cannot read the file, or the database's unit of length is not known.
     """
+    metadata: Mapping[str, Any] = {}
     try:
         frames: Any = ase.io.read(path, index=":")
         if Path(path).suffix == ".db":
             with connect(path, use_lock_file=False) as db:
+                metadata = db.metadata
                 for atoms, row in zip(frames, db.select(include_data=False), strict=True):
                     atoms.info = dict(row.key_value_pairs)
     except Exception as error:  # ASE's readers raise anything
         raise DataError(f"ASE cannot read structures from {path}: {error}") from error
+    for atoms in frames:
+        to_angstrom(atoms, metadata)
     return list(frames)
 
 

@@ -4,9 +4,8 @@ from pathlib import Path
 
 from ase import Atoms
 from ase.db import connect
-from schnetpack.units import convert_units
 
-from schnetpack_tpainn.data.structures import read_structures
+from schnetpack_tpainn.data.structures import read_structures, to_angstrom
 from schnetpack_tpainn.errors import DataError, MDError
 
 __all__ = ["read_structure"]
@@ -45,8 +44,5 @@ def _read_row(path: Path, index: int) -> Atoms:
     if row is None:
         raise IndexError(f"it has {len(database)}")
     atoms = row.toatoms()
-    unit = database.metadata.get("_distance_unit", "Ang")
-    factor = convert_units(unit, "Ang")
-    atoms.set_cell(atoms.cell.array * factor, scale_atoms=False)
-    atoms.positions *= factor
+    to_angstrom(atoms, database.metadata)
     return atoms

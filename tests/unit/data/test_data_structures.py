@@ -5,9 +5,15 @@ from pathlib import Path
 import ase.io
 import numpy as np
 import pytest
+from ase.units import Bohr
 from distorted import frames_of
 
-from schnetpack_tpainn.data.structures import embed_smiles, identity, read_structures
+from schnetpack_tpainn.data.structures import (
+    embed_smiles,
+    identity,
+    read_frames,
+    read_structures,
+)
 from schnetpack_tpainn.errors import DataError
 
 
@@ -39,6 +45,21 @@ def test_all_frames_of_files_in_order(tmp_path: Path) -> None:
     structures = read_structures([str(path), "O"])
     assert [len(a) for a in structures] == [9, 9, 9, 3]
     np.testing.assert_allclose(structures[1].positions, frames[1].positions, atol=1e-7)
+
+
+def test_frames_of_a_database_in_another_unit_of_length(database) -> None:
+    frames = frames_of(3)
+    stored = [atoms.copy() for atoms in frames]
+    for atoms in stored:
+        atoms.positions /= Bohr
+        atoms.set_cell(np.eye(3) * 20 / Bohr)
+    path = database(stored, parts=["a", "b", "c"], _distance_unit="Bohr")
+    for found, atoms, part in zip(read_frames(path), frames, "abc", strict=True):
+        np.testing.assert_allclose(found.positions, atoms.positions, atol=1e-8)
+        np.testing.assert_allclose(found.cell.array, 20 * np.eye(3))
+        assert found.info == {"part": part}
+    with pytest.raises(DataError, match=r"expected a unit of distance such as Ang.*'furlong'"):
+        read_structures([str(database(_distance_unit="furlong"))])
 
 
 def test_unreadable_files_and_empty_lists(tmp_path: Path) -> None:
