@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import (
     BrokenExecutor,
@@ -11,6 +12,7 @@ from concurrent.futures import (
     as_completed,
 )
 from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 from tqdm import tqdm
@@ -42,11 +44,24 @@ def _restore(environment: Mapping[str, str | None]) -> None:
             os.environ[name] = value
 
 
+def _end_with_parent() -> None:
+    """Let this worker process end when the process that started it does, even by SIGKILL."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_exit_after, args=(parent,), daemon=True).start()
+
+
+def _exit_after(parent: BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
+
+
 @contextmanager
 def workers(n_workers: int | None = None, scheduler: str | None = None) -> Iterator[Executor]:
     """Executor over local processes, or over the workers of a Dask scheduler.
 
-    Local processes are spawned: a script that uses this needs ``if __name__ == "__main__":``.
+    Local processes are spawned: a script that uses this needs ``if __name__ == "__main__":``. They
+    end when this process is killed.
 
     Args:
         n_workers: local processes; all cores when None.
@@ -63,7 +78,8 @@ def workers(n_workers: int | None = None, scheduler: str | None = None) -> Itera
         before = _single_threaded()
         try:
             context = multiprocessing.get_context("spawn")
-            with ProcessPoolExecutor(n_workers or n_cores(), mp_context=context) as pool:
+            n = n_workers or n_cores()
+            with ProcessPoolExecutor(n, context, initializer=_end_with_parent) as pool:
                 yield pool
         finally:
             _restore(before)

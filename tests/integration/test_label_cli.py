@@ -1,13 +1,17 @@
 """`tpainn-label` as a user runs it: killed and resumed, with failures, on a Dask cluster."""
 
+import contextlib
+import os
+import signal
 import sys
+import time
 from pathlib import Path
 
 import ase.io
 import pytest
 from ase.build import molecule
 from ase.db import connect
-from killing import HERE, contents, kill_after, run
+from killing import HERE, contents, count, kill_after, run, start
 
 TPAINN_LABEL = Path(sys.executable).with_name("tpainn-label")
 LJ = ("--calculator", "ase.calculators.lj.LennardJones")
@@ -74,6 +78,23 @@ def test_failed_frames_are_shown_and_kept(tmp_path: Path) -> None:
         assert db.metadata["calculator"]["conv_tol"] == 1e-7
         binding = db.get(1).data["energy"][0] - 2 * atomrefs[1] - atomrefs[8]
     assert -12 < binding < -6  # 10.1 eV in nature, a minimal basis here
+
+
+def test_workers_end_with_their_parent(tmp_path: Path) -> None:
+    frames = structures(tmp_path / "frames.extxyz")
+    slow = ("--calculator", "engines.SlowLJ", "seconds=0.05", "--workers", "2")
+    process = start([TPAINN_LABEL, frames, "-o", tmp_path / "x.db", *slow])
+    limit = time.monotonic() + 60
+    try:
+        while count(tmp_path / "x.db.partial") < 2:
+            assert process.poll() is None, process.stderr.read()
+            assert time.monotonic() < limit, "too slow"
+            time.sleep(0.01)
+        process.kill()  # the parent alone
+        process.communicate(timeout=20)  # returns when no process holds its output any more
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def test_a_worker_that_dies_is_reported_and_work_goes_on(tmp_path: Path) -> None:
