@@ -24,7 +24,7 @@ from schnetpack_tpainn.data.store import FrameStore, fingerprint, key_values, la
 from schnetpack_tpainn.data.versions import software_versions
 from schnetpack_tpainn.errors import DataError, LabelError
 
-__all__ = ["LabelResult", "compute_label", "label_frames", "make_calculator"]
+__all__ = ["LabelResult", "check_converged", "compute_label", "label_frames", "make_calculator"]
 
 log = logging.getLogger(__name__)
 
@@ -71,14 +71,17 @@ def compute_label(atoms: Atoms, calculator: Calculator) -> Atoms:
         The structure with its label (eV, eV/Å).
 
     Raises:
-        LabelError: the calculator failed or gave a label that is not finite.
+        LabelError: the calculator failed, says that it did not converge (``converged``), or gave
+            no energy, no forces or a label that is not finite.
     """
     work = atoms.copy()
     work.calc = calculator
     try:
+        calculator.results = {}  # some engines fail quietly and leave the frame's before
         calculator.calculate(work, ["energy", "forces"], all_changes)
-        energy = float(calculator.results["energy"])
-        forces = np.array(calculator.results["forces"], dtype=float)
+        check_converged(calculator)
+        energy = _result(calculator, "energy").item()
+        forces = _result(calculator, "forces")
     except LabelError:
         raise
     except Exception as error:  # whatever a third-party engine raises
@@ -88,6 +91,33 @@ def compute_label(atoms: Atoms, calculator: Calculator) -> Atoms:
     if not (np.isfinite(energy) and np.isfinite(forces).all()):
         raise LabelError("energy or forces are not finite")
     return labelled(atoms, energy, forces, **key_values(atoms.info))
+
+
+def check_converged(calculator: Calculator) -> None:
+    """Refuse a calculation that did not converge where the engine says so without raising.
+
+    Args:
+        calculator: ASE calculator that has calculated.
+
+    Raises:
+        LabelError: it has an attribute ``converged``, as ASE's Vasp, and that is False.
+    """
+    converged = getattr(calculator, "converged", True)
+    if isinstance(converged, bool | np.bool_) and not converged:
+        raise LabelError(
+            f"expected a converged calculation, {type(calculator).__name__} says that it did not "
+            "converge; allow more cycles or change its settings"
+        )
+
+
+def _result(calculator: Calculator, name: str) -> np.ndarray:
+    results = calculator.results
+    if results.get(name) is None:
+        raise LabelError(
+            f"expected energy and forces, {type(calculator).__name__} gave no {name} (it "
+            f"gave {', '.join(results) or 'nothing'}); let its settings ask for both"
+        )
+    return np.array(results[name], dtype=float)
 
 
 def _work(config: dict[str, Any], atoms: Atoms) -> Atoms | str:

@@ -11,7 +11,7 @@ from ase import Atoms, units
 from ase.md.langevin import Langevin
 from ase.md.velocitydistribution import Stationary, ZeroRotation
 
-from schnetpack_tpainn.data.label import make_calculator
+from schnetpack_tpainn.data.label import check_converged, make_calculator
 from schnetpack_tpainn.data.parallel import map_items, workers
 from schnetpack_tpainn.data.store import FrameStore, labelled
 from schnetpack_tpainn.data.structures import identity, read_structures
@@ -51,8 +51,8 @@ def sample_trajectory(
         Labelled frames (eV, eV/Å) with ``temperature_k`` in their ``info``.
 
     Raises:
-        LabelError: the calculator failed, or the dynamics blew up: forces not finite or above
-            1000 eV/Å.
+        LabelError: the calculator failed or did not converge, or the dynamics blew up: forces not
+            finite or above 1000 eV/Å.
     """
     rng = np.random.default_rng(seed)
     work = _at_temperature(atoms, temperature_k, rng)
@@ -73,6 +73,7 @@ def sample_trajectory(
             dynamics.run(n_steps)
             energy = work.get_potential_energy()
             forces = work.get_forces(apply_constraint=False)
+            check_converged(work.calc)
         except Exception as error:  # whatever a third-party engine raises
             raise LabelError(
                 f"{type(error).__name__} in the dynamics of {work.get_chemical_formula()} at "

@@ -6,6 +6,7 @@ import ase.io
 import numpy as np
 import pytest
 from ase.build import molecule
+from ase.calculators.calculator import Calculator
 from ase.calculators.lj import LennardJones
 from ase.constraints import FixAtoms
 from ase.db import connect
@@ -46,6 +47,36 @@ def test_labels_that_are_not_finite() -> None:
     atoms.positions[1] = atoms.positions[0]
     with pytest.raises(LabelError, match="not finite"), np.errstate(all="ignore"):
         compute_label(atoms, LennardJones())
+
+
+class Quiet(LennardJones):
+    """Behaves like engines that fail without raising."""
+
+    def calculate(self, atoms=None, *args, **kwargs):
+        Calculator.calculate(self, atoms)
+        match atoms.get_chemical_formula():
+            case "CO":
+                self.results = {"energy": 1.0, "dipole": np.zeros(3)}
+            case "CH4":
+                return  # as if there had been no output to read
+            case _:
+                super().calculate(atoms, *args, **kwargs)
+                self.converged = np.bool_(False) if "N" in atoms.symbols else True
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("NH3", "expected a converged calculation, Quiet says that it did not"),
+        ("CO", r"gave no forces \(it gave energy, dipole\)"),
+        ("CH4", r"gave no energy \(it gave nothing\)"),
+    ],
+)
+def test_engines_that_fail_without_raising(name: str, message: str) -> None:
+    calculator = Quiet()
+    compute_label(molecule("SiH4"), calculator)  # its results must not become those of CH4
+    with pytest.raises(LabelError, match=message):
+        compute_label(molecule(name), calculator)
 
 
 def test_calculators_are_built_once_and_refused_clearly() -> None:

@@ -37,6 +37,10 @@ class Explosion(Calculator):
         self.results = {"energy": 0.0, "forces": 50.0 * self.atoms.positions}
 
 
+class Unconverged(Springs):
+    converged = False
+
+
 def node(cls: type) -> dict[str, str]:
     return {"_target_": f"{__name__}.{cls.__name__}"}
 
@@ -55,6 +59,11 @@ def test_labels_are_those_of_the_calculator() -> None:
         assert frame.get_potential_energy() == pytest.approx(energy, abs=1e-9)
         np.testing.assert_allclose(frame.get_forces(), forces, atol=1e-9)
         assert frame.info["temperature_k"] == 300.0
+
+
+def test_unconverged_frames_are_not_kept() -> None:
+    with pytest.raises(LabelError, match="300 K, frame 0: expected a converged calculation"):
+        run(node(Unconverged), 1, equilibration_fs=1.0)
 
 
 def test_the_temperature_is_the_one_asked_for() -> None:
