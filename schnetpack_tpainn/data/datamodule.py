@@ -14,7 +14,7 @@ from schnetpack.data import AtomsDataModule, AtomsDataModuleError, AtomsLoader
 from schnetpack_tpainn.data.check import FrameTable, check_database
 from schnetpack_tpainn.data.dataset import CachedAtomsData, SampleCache
 from schnetpack_tpainn.data.offsets import fit_offsets
-from schnetpack_tpainn.data.split import SeededSplit
+from schnetpack_tpainn.data.split import SeededSplit, check_sizes
 from schnetpack_tpainn.data.store import fingerprint
 from schnetpack_tpainn.errors import DataError
 
@@ -99,7 +99,8 @@ class TPaiNNDataModule(AtomsDataModule):
         """Make the data set if it is absent; one process makes it, others wait.
 
         Raises:
-            DataError: it is absent and there is no source, or it was made with other settings.
+            DataError: it is absent and there is no source, it was made with other settings, or
+                the source will make fewer frames than the partitions need.
         """
         path = Path(self.datapath)
         if path.exists():
@@ -111,6 +112,9 @@ class TPaiNNDataModule(AtomsDataModule):
                 "that makes it (data/source=tpainn_rdkit, tpainn_calculator, tpainn_import, "
                 "tpainn_ethanol)"
             )
+        n_frames = self.source.settings.get("n_frames")
+        if n_frames is not None:
+            check_sizes(n_frames, self.num_train, self.num_val, self.num_test)
         path.parent.mkdir(parents=True, exist_ok=True)
         with fasteners.InterProcessLock(path.with_name(f".{path.name}.lock")):
             if not path.exists():
@@ -141,7 +145,7 @@ class TPaiNNDataModule(AtomsDataModule):
 
         Raises:
             DataError: see :func:`~schnetpack_tpainn.data.check.check_database`; also too few
-                frames for the partitions.
+                frames for the partitions, or a part without any.
         """
         if self.dataset is not None:
             return
@@ -158,6 +162,7 @@ class TPaiNNDataModule(AtomsDataModule):
         )
         if self.train_idx is None:
             self._partition(len(self._frames))
+        self._refuse_empty_parts()
         self._train_dataset = self.dataset.part("train", self.train_idx)
         self._val_dataset = self.dataset.part("val", self.val_idx)
         self._test_dataset = self.dataset.part("test", self.test_idx)
@@ -177,6 +182,32 @@ class TPaiNNDataModule(AtomsDataModule):
                 f"split file {self.split_file} names frame {largest}, the data set has "
                 f"{n_frames} frames: delete the split file or restore its data set"
             )
+
+    def _refuse_empty_parts(self) -> None:
+        """A run keeps its best epoch by the validation error and ends with the test error."""
+        n_train, n_val, n_test = map(len, (self.train_idx, self.val_idx, self.test_idx))
+        if min(n_train, n_val, n_test) == 0:
+            written = f", and delete {self.split_file}" if self.split_file else ""
+            raise DataError(
+                f"expected frames in every part, got {n_train} to train, {n_val} to validate and "
+                f"{n_test} to test; set data.num_train, data.num_val and data.num_test (null: all "
+                f"that remain) to leave at least one for each{written}"
+            )
+
+    def elements(self) -> list[int]:
+        """Elements of the training, validation and test frames together.
+
+        Returns:
+            Atomic numbers, ascending.
+
+        Raises:
+            DataError: :meth:`setup` was not called.
+        """
+        if self._frames is None:
+            raise DataError("elements need setup() first")
+        index = np.array([*self.train_idx, *self.val_idx, *self.test_idx], dtype=int)
+        present = self._frames.counts[index].any(axis=0)  # (100,)
+        return [int(z) for z in np.flatnonzero(present)]
 
     def clear_cache(self) -> None:
         """Forget preprocessed samples, after a transform has changed."""

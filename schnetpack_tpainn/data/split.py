@@ -8,7 +8,7 @@ from schnetpack.data import SplittingStrategy
 
 from schnetpack_tpainn.errors import DataError
 
-__all__ = ["PartSplit", "SeededSplit"]
+__all__ = ["PartSplit", "SeededSplit", "check_sizes"]
 
 
 def _partitions(
@@ -38,6 +38,28 @@ def _shuffled(indices: Sequence[int], seed: int) -> list[int]:
 def _open_end(size: int | None) -> int | None:
     """SchNetPack writes "all that remain" as None or as a negative number."""
     return None if size is None or size < 0 else size
+
+
+def check_sizes(n_frames: int, *sizes: float | None) -> None:
+    """Refuse partitions that need more frames than will be made, before any is.
+
+    Args:
+        n_frames: frames that will be made.
+        *sizes: number of training, validation and test frames; open ones (None, negative) and 0
+            need one frame at least, relative ones (floats) are not judged.
+
+    Raises:
+        DataError: there are too few frames.
+    """
+    if any(isinstance(size, float) for size in sizes):
+        return
+    needed = [max(1, int(size or 0)) for size in sizes]
+    if sum(needed) > n_frames:
+        raise DataError(
+            "expected num_train + num_val + num_test, each at least 1, of at most n_frames = "
+            f"{n_frames}, got {' + '.join(map(str, needed))} = {sum(needed)}; ask for fewer, or "
+            "raise data.source.n_frames"
+        )
 
 
 class SeededSplit(SplittingStrategy):

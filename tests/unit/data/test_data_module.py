@@ -99,6 +99,61 @@ def test_nothing_wrong_reaches_training(database) -> None:
         module(database(), num_train=18).setup()
 
 
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"num_train": 17}, r"n_frames = 20, got 17 \+ 4 \+ 1 = 22; .*data.source.n_frames"),
+        ({"num_test": 7}, r"got 10 \+ 4 \+ 7 = 21"),
+        ({"num_train": 16, "num_test": None}, r"got 16 \+ 4 \+ 1 = 21"),
+    ],
+)
+def test_frames_that_cannot_suffice_are_not_made(tmp_path: Path, sizes, message) -> None:
+    source = Maker(n_frames=20)
+    with pytest.raises(DataError, match=message):
+        module(tmp_path / "x.db", source=source, **sizes).prepare_data()
+    assert source.made == 0
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("sizes", [{}, {"num_test": 6}, {"num_train": 0.5, "num_test": 0.3}])
+def test_frames_that_just_suffice_are_made(tmp_path: Path, sizes) -> None:
+    source = Maker(n_frames=20)
+    module(tmp_path / "x.db", source=source, **sizes).prepare_data()
+    assert source.made == 1
+
+
+@pytest.mark.parametrize(
+    ("sizes", "found"),
+    [
+        ({"num_test": 0}, "10 to train, 4 to validate and 0 to test"),
+        ({"num_train": 16}, "16 to train, 4 to validate and 0 to test"),
+        ({"num_val": 0}, "10 to train, 0 to validate and 10 to test"),
+        ({"num_train": 0.01, "num_val": 0.5}, "0 to train, 10 to validate"),
+    ],
+)
+def test_empty_parts_are_refused(database, tmp_path: Path, sizes, found: str) -> None:
+    with pytest.raises(DataError, match=f"expected frames in every part, got {found}") as error:
+        module(database(), **sizes).setup()
+    assert "delete" not in str(error.value)
+    split = str(tmp_path / "split.npz")
+    with pytest.raises(DataError, match=r"and delete .*split\.npz"):
+        module(database(), split_file=split, **sizes).setup()
+
+
+def test_elements_of_the_frames_in_use(database, tmp_path: Path) -> None:
+    frames = frames_of(20)
+    frames[0].symbols[2], frames[11].symbols[2], frames[19].symbols[2] = "N", "F", "S"
+    frames[14].symbols[2] = "Cl"  # in no part
+    split = tmp_path / "split.npz"
+    np.savez(split, train_idx=range(10), val_idx=range(10, 14), test_idx=range(15, 20))
+    datamodule = module(database(frames), split_file=str(split))
+    with pytest.raises(DataError, match=r"need setup\(\) first"):
+        datamodule.elements()
+    datamodule.setup()
+    assert datamodule.elements() == [1, 6, 7, 8, 9, 16]
+    assert len(datamodule.cache) == 0  # no transforms
+
+
 def test_a_split_file_of_another_data_set(database, tmp_path: Path) -> None:
     split = tmp_path / "split.npz"
     np.savez(split, train_idx=np.arange(10), val_idx=np.arange(10, 14), test_idx=[99])
