@@ -82,16 +82,27 @@ def _calculator(config: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
 
 
 def _settings(config: dict[str, Any]) -> Any:
-    from hydra.utils import instantiate
-
     from schnetpack_tpainn.md import Limits, MDSettings
 
     names = {field.name for field in dataclasses.fields(MDSettings)} - {"ensemble", "limits"}
     return MDSettings(
-        ensemble=instantiate(config["ensemble"]),
+        ensemble=_instantiate(config["ensemble"]),
         limits=Limits(**config["limits"]),
         **{name: config[name] for name in names},
     )
+
+
+def _instantiate(node: dict[str, Any]) -> Any:
+    """Object of a node; what its constructor refuses is said as it says it."""
+    from hydra.errors import InstantiationException
+    from hydra.utils import instantiate
+
+    try:
+        return instantiate(node)
+    except InstantiationException as error:
+        if isinstance(error.__cause__, TPaiNNError):
+            raise error.__cause__ from None
+        raise
 
 
 def _show(rows: dict[str, float | None], title: str) -> None:

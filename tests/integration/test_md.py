@@ -15,6 +15,7 @@ from schnetpack_tpainn.cli.md import main
 
 COMMAND = str(Path(sys.executable).with_name("tpainn-md"))
 MMFF94 = "{_target_: schnetpack_tpainn.data.rdkit.RDKitForceField}"
+RDKIT = (f"calculator={MMFF94}", "structure=O")
 
 
 @pytest.fixture
@@ -97,8 +98,12 @@ def test_model_from_the_command_line(model, tmp_path, tpainn_md, capsys):
         ),
         (["structure=CCO"], "expected either model=<best_model> or calculator="),
         ([f"calculator={MMFF94}"], "tpainn-md: expected structure="),
+        (
+            [*RDKIT, "ensemble=tpainn_nvt", "ensemble.friction_per_fs=-1"],
+            "tpainn-md: expected friction_per_fs > 0, got -1",
+        ),
     ],
-    ids=["model", "no model", "no structure"],
+    ids=["model", "no model", "no structure", "ensemble"],
 )
 def test_mistakes_are_explained(tmp_path, tpainn_md, capsys, overrides, message):
     with pytest.raises(SystemExit) as stopped:
