@@ -1,8 +1,9 @@
 # `make demo` and `make test` do all the set-up by themselves, in .venv.
-PYTHON ?= $(shell command -v python3.12 || ls $(HOME)/.pyenv/versions/3.12*/bin/python 2>/dev/null | tail -n 1)
+PYTHON ?= $(shell for p in python3.12 python3.13 python3.14 $(HOME)/.pyenv/versions/3.1[2-9]*/bin/python python3; do \
+	$$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 12))' 2>/dev/null && command -v $$p && break; done)
 BIN := .venv/bin
 
-.PHONY: demo test lint docs bench clean
+.PHONY: demo test lint docs clean
 
 demo: .venv/installed
 	$(BIN)/tpainn-demo
@@ -20,8 +21,8 @@ docs: .venv/installed-docs
 	$(BIN)/sphinx-build -W --keep-going -b html docs docs/_build/html
 
 .venv/installed: pyproject.toml
-	@test -n "$(PYTHON)" || { echo "expected Python 3.12 or newer as python3.12; install it, or say make PYTHON=/path/to/python"; exit 1; }
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@test -n "$(PYTHON)" || { echo "expected Python 3.12 or newer with venv (Debian: apt install python3-venv), got none; install it, or say make PYTHON=/path/to/python"; exit 1; }
+	test -x $(BIN)/pip || $(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet --editable '.[test]'
 	touch $@

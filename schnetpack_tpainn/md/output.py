@@ -12,22 +12,11 @@ from ase import Atoms
 from ase.io.trajectory import TrajectoryReader, TrajectoryWriter
 
 from schnetpack_tpainn.errors import MDError
+from schnetpack_tpainn.files import write_json
 
-__all__ = ["LOG_COLUMNS", "Recorder", "RestartState", "RunFiles", "read_log", "write_json"]
+__all__ = ["LOG_COLUMNS", "Recorder", "RestartState", "RunFiles", "read_log"]
 
 LOG_COLUMNS = ("time_fs", "temperature_k", "epot_ev", "ekin_ev", "etot_ev", "max_force_ev_per_ang")
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write JSON at once: a killed process leaves the old file or the new one.
-
-    Args:
-        path: the file.
-        content: JSON-serialisable content.
-    """
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    temporary.replace(path)
 
 
 def read_log(path: str | Path) -> dict[str, np.ndarray]:

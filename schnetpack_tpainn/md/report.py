@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from schnetpack_tpainn.data.versions import software_versions
+from schnetpack_tpainn.files import write_json
 from schnetpack_tpainn.md.analyse import EnergyDrift, energy_drift
 from schnetpack_tpainn.md.guard import ExplosionError
-from schnetpack_tpainn.md.output import RunFiles, read_log, write_json
+from schnetpack_tpainn.md.output import RunFiles, read_log
 from schnetpack_tpainn.md.plot import plot_energies
 from schnetpack_tpainn.md.simulation import Simulation
 

@@ -21,7 +21,9 @@ DPI = 150
 
 
 def _save(figure: Any, path: Path) -> Path:
-    figure.savefig(path, dpi=DPI)
+    temporary = path.with_name(f".{path.name}")
+    figure.savefig(temporary, dpi=DPI)
+    temporary.replace(path)
     plt.close(figure)
     return path
 

@@ -7,7 +7,7 @@ import schnetpack.properties as properties
 import torch
 from schnetpack.model import AtomisticModel
 
-__all__ = ["Predictions", "elements", "errors", "predict"]
+__all__ = ["Predictions", "errors", "predict"]
 
 MEV = 1e3  # meV in an eV
 
@@ -70,24 +70,12 @@ def predict(
             columns["composition"].append(counts)
             with torch.enable_grad():
                 results = model({k: v.to(device) for k, v in batch.items()})
-            columns["energy"].append(results[energy_key])
-            columns["forces"].append(results[forces_key])
+            columns["energy"].append(results[energy_key].detach().cpu())
+            columns["forces"].append(results[forces_key].detach().cpu())
     finally:
         model.train(training)
         model.do_postprocessing = postprocessing
-    return Predictions(**{k: torch.cat(v).detach().double().cpu() for k, v in columns.items()})
-
-
-def elements(batches: Iterable[dict[str, torch.Tensor]]) -> list[int]:
-    """Atomic numbers that occur in batches, ascending.
-
-    Args:
-        batches: SchNetPack batches.
-
-    Returns:
-        Atomic numbers.
-    """
-    return sorted(set().union(*(set(batch[properties.Z].tolist()) for batch in batches)))
+    return Predictions(**{k: torch.cat(v).double() for k, v in columns.items()})
 
 
 def errors(p: Predictions) -> dict[str, float]:

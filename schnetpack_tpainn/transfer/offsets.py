@@ -5,7 +5,7 @@ from typing import Any
 import schnetpack.properties as properties
 import torch
 from schnetpack.nn import scatter_add
-from schnetpack.transform import AddOffsets, RemoveOffsets, Transform
+from schnetpack.transform import RemoveOffsets, Transform
 from torch import nn
 
 from schnetpack_tpainn.errors import TPaiNNError
@@ -85,18 +85,17 @@ class AddAtomicOffsets(Transform):
         return inputs
 
 
-def _holders(model: nn.Module, energy_key: str) -> list[AddAtomicOffsets | AddOffsets]:
+def _holder(model: nn.Module, energy_key: str) -> AddAtomicOffsets:
     holders = [
-        m
-        for m in model.modules()
-        if isinstance(m, (AddAtomicOffsets, AddOffsets)) and m._property == energy_key
+        m for m in model.modules() if isinstance(m, AddAtomicOffsets) and m._property == energy_key
     ]
     if len(holders) != 1:
         raise TPaiNNError(
             f"expected one postprocessor that adds offsets to '{energy_key}', got {len(holders)}; "
-            "put schnetpack_tpainn.transfer.offsets.AddAtomicOffsets into model.postprocessors"
+            "put schnetpack_tpainn.transfer.offsets.AddAtomicOffsets into model.postprocessors, "
+            "in the place of schnetpack.transform.AddOffsets"
         )
-    return holders
+    return holders[0]
 
 
 def get_offsets(model: nn.Module, energy_key: str) -> torch.Tensor:
@@ -110,18 +109,9 @@ def get_offsets(model: nn.Module, energy_key: str) -> torch.Tensor:
         eV per atomic number, float64, shape (zmax,).
 
     Raises:
-        TPaiNNError: the model has no, or more than one, offset postprocessor, or one that adds a
-            mean per structure.
+        TPaiNNError: the model has not one :class:`AddAtomicOffsets` for that key.
     """
-    holder = _holders(model, energy_key)[0]
-    if isinstance(holder, AddAtomicOffsets):
-        return holder.offsets()
-    offsets = torch.zeros(ZMAX, dtype=torch.float64)
-    if holder.add_atomrefs:
-        offsets[: len(holder.atomref)] += holder.atomref.detach().double().cpu()
-    if holder.add_mean:
-        offsets += holder.mean.detach().double().cpu()  # a mean per atom is one for every element
-    return offsets
+    return _holder(model, energy_key).offsets()
 
 
 def set_offsets(
@@ -138,13 +128,9 @@ def set_offsets(
     Raises:
         TPaiNNError: model or data have no transform for offsets.
     """
-    holder = _holders(model, energy_key)[0]
+    holder = _holder(model, energy_key)
     offsets = offsets.detach().double().cpu()
-    if isinstance(holder, AddAtomicOffsets):
-        holder.set_offsets(offsets)
-    else:
-        holder.add_mean, holder.add_atomrefs = False, True
-        holder.atomref = offsets.to(holder.atomref.device)
+    holder.set_offsets(offsets)
     removers = {
         id(t): t
         for name in ("train_transforms", "val_transforms", "test_transforms")
@@ -156,6 +142,8 @@ def set_offsets(
             f"expected a schnetpack.transform.RemoveOffsets for '{energy_key}' among the data's "
             "transforms, got none; see configs/data/tpainn_labels.yaml"
         )
+    if all(r.remove_atomrefs and torch.equal(r.atomref, offsets) for r in removers.values()):
+        return
     for remover in removers.values():
         remover.remove_mean, remover.remove_atomrefs = False, True
         remover.atomref = offsets

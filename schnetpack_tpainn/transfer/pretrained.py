@@ -1,6 +1,7 @@
 """Read pretrained weights: a run directory, a ``.ckpt``, a ``best_model`` or a portable file."""
 
 import json
+import logging
 import os
 import pickle
 from collections.abc import Mapping
@@ -16,6 +17,8 @@ from schnetpack_tpainn.errors import CheckpointError
 from schnetpack_tpainn.transfer.architecture import describe, network_state
 
 __all__ = ["PORTABLE_NAME", "Pretrained", "load_pretrained", "save_portable"]
+
+log = logging.getLogger(__name__)
 
 PORTABLE_NAME = "model.safetensors"
 FORMAT = 1
@@ -124,18 +127,18 @@ def _checked(path: Path, card: dict[str, Any]) -> dict[str, Any]:
 
 def _in_run_directory(path: Path) -> Path:
     """The weights of a run: the portable file, else the best model's checkpoint."""
-    candidates = [path / PORTABLE_NAME, *_newest_first(path / "checkpoints"), path / "best_model"]
-    for candidate in candidates:
+    if (path / PORTABLE_NAME).is_file():
+        return path / PORTABLE_NAME
+    checkpoints = sorted((path / "checkpoints").glob("*.ckpt"), key=lambda p: p.stat().st_mtime)
+    best = [c for c in checkpoints if not c.stem.startswith("last")]
+    for candidate in [*best[::-1], *checkpoints[::-1], path / "best_model"]:
         if candidate.is_file():
+            log.warning("%s is not finished; its weights are read from %s", path, candidate.name)
             return candidate
     raise CheckpointError(
         f"expected a run directory with {PORTABLE_NAME}, checkpoints/*.ckpt or best_model, "
         f"got {path} without any of them; has the run finished?"
     )
-
-
-def _newest_first(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*.ckpt"), key=lambda p: p.stat().st_mtime, reverse=True)
 
 
 def load_pretrained(path: str | Path, trust_pickle: bool = False) -> Pretrained:

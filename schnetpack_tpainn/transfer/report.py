@@ -1,6 +1,5 @@
 """Every run leaves `report.json`, its test predictions and portable weights behind."""
 
-import json
 import logging
 import time
 from pathlib import Path
@@ -12,6 +11,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import nn
 
 from schnetpack_tpainn.data.versions import software_versions
+from schnetpack_tpainn.files import write_json
 from schnetpack_tpainn.transfer.architecture import network_state
 from schnetpack_tpainn.transfer.evaluate import Predictions, errors, predict
 from schnetpack_tpainn.transfer.offsets import get_offsets
@@ -90,7 +90,7 @@ class RunReport(Callback):
         Args:
             state_dict: what :meth:`state_dict` gave.
         """
-        if self._start is None:
+        if self._start is not None:  # the best checkpoint is read again for the test
             self._before = state_dict["train_seconds"]
 
     def _elapsed(self) -> float:
@@ -136,10 +136,8 @@ class RunReport(Callback):
         state = network_state(pl_module.model)
         card = {**pl_module.card, "data": report["data"], "versions": report["versions"]}
         save_portable(self.directory / PORTABLE_NAME, state, card)
-        target = self.directory / REPORT_NAME  # last: its presence says that the run is finished
-        temporary = target.with_name(f".{REPORT_NAME}.tmp")
-        temporary.write_text(json.dumps(report, indent=2) + "\n")
-        temporary.replace(target)
+        target = self.directory / REPORT_NAME
+        write_json(target, report)  # last: its presence says that the run is finished
         final = report["test"]
         log.info(
             "test: energy MAE %.2f meV, forces MAE %.2f meV/Å; report in %s",

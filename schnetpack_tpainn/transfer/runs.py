@@ -5,16 +5,17 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
 from hydra.experimental.callback import Callback
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from schnetpack_tpainn.errors import CheckpointError, TPaiNNError
 
-__all__ = ["REPORT_NAME", "Preflight", "check_run_directory", "find_last_run"]
+__all__ = ["REPORT_NAME", "Preflight", "check_budget", "check_run_directory", "find_last_run"]
 
 REPORT_NAME = "report.json"
-SECTIONS = ("data", "model", "task", "transfer", "globals", "seed")
+SECTIONS = ("data", "model", "task", "transfer", "globals", "seed", "trainer.max_steps")
 
 
 def find_last_run(path: str | Path, stage: str) -> Path:
@@ -33,12 +34,39 @@ def find_last_run(path: str | Path, stage: str) -> Path:
     path = Path(path)
     reports = [r for depth in ("*", "*/*", "*/*/*") for r in path.glob(f"{depth}/{REPORT_NAME}")]
     for report in sorted(reports, key=lambda r: r.stat().st_mtime, reverse=True):
-        if json.loads(report.read_text()).get("stage") == stage:
+        if _stage(report) == stage:
             return report.parent
     raise CheckpointError(
         f"expected a finished {stage}ing run below {path}, got none; run "
         f"`spktrain experiment=tpainn_{stage}` first, or name a model with transfer.checkpoint="
     )
+
+
+def _stage(report: Path) -> str | None:
+    try:
+        content = json.loads(report.read_text())
+    except (OSError, ValueError):
+        return None
+    return content.get("stage") if isinstance(content, dict) else None
+
+
+def check_budget(config: DictConfig) -> None:
+    """Refuse a budget at whose end no weights would be validated and kept.
+
+    Args:
+        config: the configuration of the run.
+
+    Raises:
+        TPaiNNError: the steps are no multiple of the validation interval.
+    """
+    steps = OmegaConf.select(config, "trainer.max_steps")
+    interval = OmegaConf.select(config, "trainer.val_check_interval")
+    across_epochs = OmegaConf.select(config, "trainer.check_val_every_n_epoch") is None
+    if across_epochs and isinstance(steps, int) and isinstance(interval, int) and steps % interval:
+        raise TPaiNNError(
+            "expected trainer.max_steps to be a multiple of trainer.val_check_interval, as weights "
+            f"are kept when they are validated, got {steps} and {interval}; change one of them"
+        )
 
 
 def check_run_directory(directory: str | Path, config: DictConfig) -> None:
@@ -97,7 +125,11 @@ class Preflight(Callback):
         HydraConfig.instance().set_config(config)  # for the resolver `hydra:`, set later otherwise
         try:
             check_run_directory(config.hydra.run.dir, config)
+            check_budget(config)
             if OmegaConf.select(config, "transfer._target_") is not None:
                 instantiate(config.transfer).check(lambda: instantiate(config.model))
-        except TPaiNNError as error:
-            raise SystemExit(f"{type(error).__name__}: {error}") from error
+        except (TPaiNNError, InstantiationException) as error:
+            cause = error if isinstance(error, TPaiNNError) else error.__cause__
+            if not isinstance(cause, TPaiNNError):
+                raise
+            raise SystemExit(f"{type(cause).__name__}: {cause}") from error

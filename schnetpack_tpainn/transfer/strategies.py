@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from hydra.utils import to_absolute_path
 from schnetpack.data import AtomsLoader
 from torch import nn
 from torch.utils.data import Subset
@@ -18,7 +19,7 @@ from schnetpack_tpainn.transfer.architecture import (
     copy_parameters,
     describe,
 )
-from schnetpack_tpainn.transfer.evaluate import elements, errors, predict
+from schnetpack_tpainn.transfer.evaluate import errors, predict
 from schnetpack_tpainn.transfer.offsets import get_offsets, set_offsets
 from schnetpack_tpainn.transfer.pretrained import Pretrained, load_pretrained
 from schnetpack_tpainn.transfer.runs import find_last_run
@@ -195,8 +196,12 @@ class Autotune:
         Raises:
             CheckpointError: there are none, or they cannot be read.
         """
-        path = self.checkpoint or find_last_run(self.search, "pretrain")
-        return load_pretrained(Path(path).expanduser(), self.trust_pickle)
+        # SchNetPack changes into the run directory; paths are meant from where the run was started
+        if self.checkpoint is None:
+            path = find_last_run(to_absolute_path(self.search), "pretrain")
+        else:
+            path = Path(to_absolute_path(str(Path(self.checkpoint).expanduser())))
+        return load_pretrained(path, self.trust_pickle)
 
     def check(self, build_model: Callable[[], nn.Module]) -> None:
         """Read the checkpoint and try it on a fresh model.
@@ -228,8 +233,7 @@ class Autotune:
         """
         pretrained = self.load()
         _check_units(pretrained, context.datamodule)
-        training = context.batches(context.datamodule.train_dataset)
-        _check_elements(pretrained, elements(training))
+        _check_elements(pretrained, context.datamodule.elements())
         record = TransferRecord("autotune", str(pretrained.source.resolve()))
         record.pretrained = dict(pretrained.card)
         record.n_copied = self._copy(pretrained, context.model)

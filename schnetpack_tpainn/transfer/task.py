@@ -8,8 +8,8 @@ from hydra.utils import get_class, instantiate
 from schnetpack import AtomisticTask
 from torch import nn
 
+from schnetpack_tpainn.errors import CheckpointError, DataError
 from schnetpack_tpainn.transfer.architecture import describe
-from schnetpack_tpainn.transfer.evaluate import elements
 from schnetpack_tpainn.transfer.offsets import get_offsets, set_offsets
 from schnetpack_tpainn.transfer.pretrained import CARD_KEY, FORMAT
 from schnetpack_tpainn.transfer.strategies import Context, Scratch, TransferRecord
@@ -17,6 +17,8 @@ from schnetpack_tpainn.transfer.strategies import Context, Scratch, TransferReco
 __all__ = ["TransferTask"]
 
 log = logging.getLogger(__name__)
+
+UNITS = {"energy": "eV", "forces": "eV/Ang", "distance": "Ang"}
 
 
 class TransferTask(AtomisticTask):
@@ -105,23 +107,31 @@ class TransferTask(AtomisticTask):
         """Does nothing: ``AtomisticTask`` calls it to pickle the modules it was given."""
 
     def setup(self, stage: str | None = None) -> None:
-        """Fit the offsets to the labels.
+        """Fit the offsets to the labels; for a loaded model, let the data follow its offsets.
 
         Args:
-            stage: Lightning's stage; only ``fit`` changes anything.
+            stage: Lightning's stage.
+
+        Raises:
+            DataError: the data are not in eV, eV/Å and Å.
         """
-        if stage != "fit":
-            return
         datamodule = self.trainer.datamodule
+        dataset = datamodule.dataset
+        units = {k: dataset.units[k] for k in (self.energy_key, self.forces_key)}
+        units = dict(zip(UNITS, [*units.values(), dataset.distance_unit], strict=True))
+        if units != UNITS:
+            raise DataError(
+                f"expected data in {', '.join(UNITS.values())}, got {', '.join(units.values())}; "
+                "set data.property_units and data.distance_unit to these, SchNetPack converts"
+            )
+        if stage != "fit":
+            self._sync_offsets()
+            return
         self.model.initialize_transforms(datamodule)
         self.card = {
             "architecture": describe(self.model),
-            "elements": elements(self._context().batches(datamodule.train_dataset)),
-            "units": {
-                "energy": datamodule.train_dataset.units[self.energy_key],
-                "forces": datamodule.train_dataset.units[self.forces_key],
-                "distance": datamodule.train_dataset.distance_unit,
-            },
+            "elements": datamodule.elements(),
+            "units": UNITS,
         }
         self.model.metadata = self.card  # travels with the pickled `best_model`
 
@@ -133,8 +143,20 @@ class TransferTask(AtomisticTask):
             self._sync_offsets()
 
     def on_test_start(self) -> None:
-        """Let the data follow the offsets of a model that was loaded to be tested."""
+        """Let the data follow the offsets of a checkpoint that was read for the test."""
         self._sync_offsets()
+
+    def log_metrics(self, pred: Any, targets: Any, subset: str) -> None:
+        """Log metrics; those of training only at the trainer's logging interval.
+
+        Args:
+            pred: predictions.
+            targets: labels.
+            subset: ``train``, ``val`` or ``test``.
+        """
+        step = self.trainer.global_step + 1
+        if subset != "train" or step % self.trainer.log_every_n_steps == 0:
+            super().log_metrics(pred, targets, subset)
 
     def _context(self) -> Context:
         return Context(self.model, self.trainer.datamodule, self.energy_key, self.forces_key)
@@ -175,7 +197,13 @@ class TransferTask(AtomisticTask):
         Args:
             checkpoint: Lightning's checkpoint.
         """
-        ours = checkpoint[CARD_KEY]
+        ours = checkpoint.get(CARD_KEY)
+        if ours is None or ours["format"] > FORMAT:
+            raise CheckpointError(
+                f"expected a checkpoint that a T-PaiNN task of format {FORMAT} or older wrote, got "
+                f"{'format ' + str(ours['format']) if ours else 'one of another task'}; to start "
+                "from its weights, name its run in transfer.checkpoint instead"
+            )
         self.record = None if ours["record"] is None else TransferRecord(**ours["record"])
         self.card = ours["card"]
         self.optimiser_steps = ours["optimiser_steps"]

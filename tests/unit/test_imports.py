@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[2] / "schnetpack_tpainn"
-ANYWHERE = {"errors", ""}  # "" is the package itself
+ANYWHERE = {"errors", "files", ""}  # "" is the package itself
 MAY_IMPORT = {
     "errors": set(),
+    "files": set(),
     "irreps": set(),
     "nn": {"irreps"},
     "representation": {"irreps", "nn"},

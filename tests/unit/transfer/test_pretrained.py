@@ -1,6 +1,8 @@
 """Reading pretrained weights, and refusing what does not fit."""
 
+import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,8 +19,13 @@ from schnetpack_tpainn.transfer.architecture import (
     describe,
     network_state,
 )
-from schnetpack_tpainn.transfer.pretrained import PORTABLE_NAME, load_pretrained, save_portable
-from schnetpack_tpainn.transfer.strategies import Autotune
+from schnetpack_tpainn.transfer.pretrained import (
+    PORTABLE_NAME,
+    Pretrained,
+    load_pretrained,
+    save_portable,
+)
+from schnetpack_tpainn.transfer.strategies import Autotune, _check_units
 from tests.conftest import potential_config
 
 
@@ -165,6 +172,33 @@ def test_a_checkpoint_of_schnetpacks_own_task_is_explained(tmp_path: Path) -> No
     torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
     with pytest.raises(CheckpointError, match="not written by a T-PaiNN task"):
         load_pretrained(tmp_path / "other.ckpt")
+
+
+def test_an_unfinished_run_gives_its_best_checkpoint(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    best, last = model(), model()
+    for time, (name, m) in enumerate([("epoch=03", best), ("last", last)]):
+        state = {f"model.{k}": v for k, v in m.state_dict().items()}
+        card = {"architecture": describe(m)}
+        torch.save({"state_dict": state, "tpainn": {"card": card}}, folder / f"{name}.ckpt")
+        os.utime(folder / f"{name}.ckpt", (time, time))
+    read = load_pretrained(tmp_path)
+    assert torch.equal(
+        read.state["representation.embedding.weight"], best.representation.embedding.weight
+    )
+    assert not any(name.startswith("postprocessors") for name in read.state)
+    assert "is not finished" in caplog.text
+
+
+def test_units_of_the_pretraining_must_be_those_of_the_data() -> None:
+    dataset = SimpleNamespace(units={"energy": "eV", "forces": "eV/Ang"}, distance_unit="Ang")
+    data = SimpleNamespace(train_dataset=dataset)
+    card = {"units": {"energy": "kcal/mol", "distance": "Ang"}}
+    with pytest.raises(CheckpointError, match=r"energy: expected kcal/mol, got eV\)"):
+        _check_units(Pretrained(Path("x"), {}, card), data)
 
 
 def test_head_mode_is_checked() -> None:

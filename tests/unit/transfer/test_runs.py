@@ -5,10 +5,10 @@ import os
 from pathlib import Path
 
 import pytest
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from schnetpack_tpainn.errors import CheckpointError, TPaiNNError
-from schnetpack_tpainn.transfer.runs import check_run_directory, find_last_run
+from schnetpack_tpainn.transfer.runs import check_budget, check_run_directory, find_last_run
 
 CONFIG = OmegaConf.create(
     {"seed": 1, "model": {"x": 1}, "data": {"y": "${seed}"}, "run": {"id": 3}}
@@ -27,6 +27,9 @@ def test_the_newest_of_the_stage_is_found(tmp_path: Path) -> None:
     newest = report(tmp_path / "deep" / "er" / "b", "pretrain", 200)
     report(tmp_path / "c", "autotune", 300)
     assert find_last_run(tmp_path, "pretrain") == newest
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "report.json").write_text('{"stage": "pre')  # cut short
+    assert find_last_run(tmp_path, "pretrain") == newest
     with pytest.raises(CheckpointError, match="spktrain experiment=tpainn_pretrain"):
         find_last_run(tmp_path / "c", "pretrain")
 
@@ -43,6 +46,18 @@ def test_an_unfinished_run_of_the_same_configuration_goes_on(tmp_path: Path) -> 
         check_run_directory(tmp_path, OmegaConf.merge(CONFIG, {"model": {"x": 2}}))
     with pytest.raises(TPaiNNError, match="another `seed` section"):
         check_run_directory(tmp_path, OmegaConf.merge(CONFIG, {"seed": 2}))
+
+
+def test_weights_must_be_validated_at_the_end() -> None:
+    def trainer(**values: object) -> DictConfig:
+        return OmegaConf.create({"trainer": {"check_val_every_n_epoch": None, **values}})
+
+    check_budget(trainer(max_steps=400, val_check_interval=100))
+    check_budget(trainer(max_steps=450, val_check_interval=1.0))
+    check_budget(trainer(max_steps=450, val_check_interval=100, check_val_every_n_epoch=1))
+    for steps in (450, 50):
+        with pytest.raises(TPaiNNError, match=f"multiple of .* got {steps} and 100"):
+            check_budget(trainer(max_steps=steps, val_check_interval=100))
 
 
 def test_finished_and_foreign_directories_are_refused(tmp_path: Path) -> None:
