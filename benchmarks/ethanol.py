@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("data"), help="data sets")
     parser.add_argument("--n-train", type=int, nargs="+", default=[10, 25, 50], help="labels")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds")
-    parser.add_argument("--rates", type=float, nargs="+", default=[5e-4, 1e-3, 2e-3, 4e-3])
+    parser.add_argument("--rates", type=float, nargs="+", default=[2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3])
     parser.add_argument("--steps", type=int, default=1000, help="optimiser steps")
     s = parser.parse_args()
     least = min(s.n_train)
