@@ -268,7 +268,8 @@ class Demo:
             notes.append(
                 f"NVE dynamics of the autotuned model: {md['duration_ps']:g} ps at "
                 f"{md['steps_per_s']:.0f} steps/s, total energy drifts by "
-                f"{drift['slope_mev_per_atom_per_ps']:.3g} meV/atom/ps."
+                f"{drift['slope_mev_per_atom_per_ps']:.3g} meV/atom/ps, mean temperature "
+                f"{md['mean_temperature_k']:.0f} K (of nine atoms, it scatters by a fifth)."
             )
         if "against_dft" in md:
             notes.append(

@@ -114,6 +114,21 @@ def test_the_predictions_are_the_models(tuned: Path, place: Path) -> None:
     )
 
 
+def test_spkdeploy_keeps_energies_and_forces(tuned: Path, place: Path, tmp_path: Path) -> None:
+    deploy = Path(sys.executable).with_name("spkdeploy")
+    subprocess.run([deploy, tuned / "best_model", tmp_path / "deployed"], check=True)
+    calculator = SpkCalculator(
+        str(tuned / "best_model"), MatScipyNeighborList(cutoff=5.0), energy_unit="eV"
+    )
+    with connect(place / "labels.db") as db:
+        atoms = db.get(1).toatoms()
+    atoms.calc = calculator
+    results = torch.jit.load(tmp_path / "deployed")(calculator.converter(atoms))
+    assert results["energy"].dtype == torch.float64
+    assert results["energy"].item() == pytest.approx(atoms.get_potential_energy(), abs=1e-6)
+    assert results["forces"].detach().numpy() == pytest.approx(atoms.get_forces(), abs=1e-5)
+
+
 def test_checkpoints_load_without_running_code(tuned: Path) -> None:
     checkpoint = next((tuned / "checkpoints").glob("epoch*.ckpt"))
     content = torch.load(checkpoint, weights_only=True)
