@@ -1,4 +1,4 @@
-"""Make the ethanol data set that schnetpack-tpainn ships: real DFT labels, about 90 CPU minutes.
+"""Make the ethanol data set that schnetpack-tpainn ships: real DFT labels, about 85 CPU minutes.
 
     pip install 'schnetpack-tpainn[molecules,dft,xtb]'
     python datasets/ethanol.py work/
@@ -17,7 +17,6 @@ from typing import Any
 import ase.db
 import numpy as np
 from ase import Atoms
-from ase.calculators.singlepoint import SinglePointCalculator
 
 from schnetpack_tpainn.data.label import label_frames
 from schnetpack_tpainn.data.pyscf import PySCF
@@ -106,7 +105,6 @@ def main() -> None:
     numbers = frames[0].numbers
     engine = PySCF(**LEVEL)
     check = Atoms(numbers, arrays["test_positions"][0])
-    check.calc = SinglePointCalculator(check)
     forces = np.concatenate([arrays["pool_forces"], arrays["test_forces"]])
     metadata = {
         "name": "ethanol, wB97X-D3BJ/def2-TZVP",

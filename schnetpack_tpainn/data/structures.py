@@ -133,7 +133,11 @@ def read_structures(sources: Sequence[str], seed: int = 0) -> list[Atoms]:
     structures: list[Atoms] = []
     for source in sources:
         path = Path(to_absolute_path(source))
-        if path.is_file():
+        try:
+            is_file = path.is_file()
+        except OSError:  # a SMILES string longer than a file name may be
+            is_file = False
+        if is_file:
             structures += read_frames(path)
         else:
             structures.append(embed_smiles(source, seed))

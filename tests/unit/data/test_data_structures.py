@@ -79,3 +79,9 @@ def test_identity_follows_the_content_of_a_file(tmp_path: Path) -> None:
     assert first.startswith("x.xyz:")
     assert identity(str(path)) != first
     assert identity("CCO") == "CCO"
+
+
+def test_a_smiles_string_may_be_longer_than_a_file_name() -> None:
+    peptide = "NCC(=O)" * 40  # 280 characters
+    with pytest.raises(DataError, match="RDKit cannot read it as SMILES"):
+        read_structures([peptide + "?"])
