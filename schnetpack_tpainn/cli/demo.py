@@ -14,7 +14,6 @@ import numpy as np
 from rich.console import Console
 from rich.logging import RichHandler
 
-from schnetpack_tpainn.data.store import fingerprint
 from schnetpack_tpainn.data.versions import software_versions
 from schnetpack_tpainn.errors import TPaiNNError
 from schnetpack_tpainn.files import write_json
@@ -248,7 +247,6 @@ class Demo:
             "wall_time_s": self.seconds,
             "data": first["data"],
             "versions": software_versions(),
-            "fingerprint": fingerprint(vars(self.s)),
         }
         figures = ["errors.png", "parity.png", "learning.png", "md_energy.png"]
         title = f"T-PaiNN on ethanol, {self.s.n_train} DFT labels"

@@ -13,7 +13,6 @@ from omegaconf import MissingMandatoryValue
 from schnetpack.data import AtomsDataModule
 
 from schnetpack_tpainn.data import MDSampler, TPaiNNDataModule
-from schnetpack_tpainn.data.embedded import SHIPPED
 from schnetpack_tpainn.data.split import PartSplit, SeededSplit
 
 TINY = ("data.num_train=6", "data.num_val=3", "data.split_file=null")
@@ -102,7 +101,6 @@ def test_import(build, tmp_path: Path) -> None:
     assert len(use(build(*choice, "data.source.forces_unit=eV/Ang")).dataset) == 12
 
 
-@pytest.mark.skipif(not SHIPPED.exists(), reason="the shipped data are not there yet")
 def test_shipped_labels(build) -> None:
     datamodule = use(build("data=tpainn_labels", "data/source=tpainn_ethanol"))
     assert isinstance(datamodule.splitting, PartSplit)

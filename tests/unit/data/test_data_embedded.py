@@ -15,7 +15,6 @@ from schnetpack_tpainn.data.split import PartSplit
 from schnetpack_tpainn.errors import DataError
 
 ATOMS = {"H": -13.7, "C": -1030.5, "O": -2043.6}
-real = pytest.mark.skipif(not SHIPPED.exists(), reason="the shipped data are not there yet")
 
 
 @pytest.fixture
@@ -71,7 +70,6 @@ def test_an_absent_archive(tmp_path: Path) -> None:
         EmbeddedEthanol(tmp_path / "x.npz")
 
 
-@real
 def test_the_shipped_frames_are_sound(tmp_path: Path) -> None:
     path = EmbeddedEthanol().make(tmp_path / "x.db")
     table = check_database(path, "energy", "forces")
