@@ -173,14 +173,14 @@ class Demo:
         """NVE of the autotuned model, and its forces against DFT along the way."""
         from schnetpack_tpainn.md import (
             MDSettings,
-            ModelCalculator,
+            TPaiNNCalculator,
             compare_with_reference,
             read_structure,
             run_md,
         )
 
         settings = MDSettings(duration_ps=self.s.md_ps, equilibration_ps=min(1.0, self.s.md_ps))
-        calculator = ModelCalculator(str(model))
+        calculator = TPaiNNCalculator(str(model))
         result = run_md(settings, read_structure("CCO"), calculator, self.root / "md")
         (self.root / "md_energy.png").write_bytes(result.figure.read_bytes())
         report: dict[str, Any] = {

@@ -14,7 +14,7 @@ from schnetpack_tpainn.errors import MDError, TPaiNNError
 
 __all__ = ["main"]
 
-MODEL_KEYS = ("device", "dtype", "energy_key", "force_key", "energy_unit")
+MODEL_KEYS = ("device", "dtype", "energy_key", "force_key", "energy_unit", "skin_ang")
 
 
 @hydra.main(version_base="1.3", config_path=str(config_dir() / "md"), config_name="tpainn_md")
@@ -73,11 +73,11 @@ def _check(config: dict[str, Any]) -> None:
 def _calculator(config: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """ASE calculator and, for one from a node, the node for the record."""
     from schnetpack_tpainn.data.label import make_calculator
-    from schnetpack_tpainn.md import ModelCalculator
+    from schnetpack_tpainn.md import TPaiNNCalculator
 
     model, node = config["model"], config["calculator"]
     if model is not None:
-        return ModelCalculator(model, **{key: config[key] for key in MODEL_KEYS}), {}
+        return TPaiNNCalculator(model, **{key: config[key] for key in MODEL_KEYS}), {}
     return make_calculator(node), {"calculator_node": node}
 
 

@@ -6,7 +6,7 @@ from schnetpack_tpainn.md.analyse import (
     compare_with_reference,
     energy_drift,
 )
-from schnetpack_tpainn.md.calculator import ModelCalculator
+from schnetpack_tpainn.md.calculator import TPaiNNCalculator
 from schnetpack_tpainn.md.ensembles import NVE, NVT, Ensemble
 from schnetpack_tpainn.md.guard import ExplosionError, Limits
 from schnetpack_tpainn.md.output import read_log
@@ -25,7 +25,7 @@ __all__ = [
     "Limits",
     "MDResult",
     "MDSettings",
-    "ModelCalculator",
+    "TPaiNNCalculator",
     "compare_with_reference",
     "energy_drift",
     "read_log",

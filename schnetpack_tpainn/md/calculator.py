@@ -1,43 +1,48 @@
-"""SchNetPack's ASE calculator for a ``best_model``, with its sharp edges taken off."""
+"""The ASE calculator of SchNetPack models: a Verlet list, float64 energies, stress, checks."""
 
 import hashlib
-import warnings
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from ase import Atoms
-from ase.calculators.calculator import all_changes
-from ase.data import chemical_symbols
+from ase.calculators.calculator import (
+    Calculator,
+    PropertyNotImplementedError,
+    all_changes,
+)
+from ase.stress import full_3x3_to_voigt_6_stress
 from schnetpack.interfaces import SpkCalculator
 from schnetpack.model import AtomisticModel
-from schnetpack.transform import CastTo64, MatScipyNeighborList
-from schnetpack.units import convert_units
-from schnetpack.utils import load_model
 
 from schnetpack_tpainn.errors import MDError
+from schnetpack_tpainn.md.converter import SystemConverter, check_structure
+from schnetpack_tpainn.md.memory import MemoryCheck
+from schnetpack_tpainn.md.neighbors import VerletList
+from schnetpack_tpainn.md.potential import open_potential
 
-__all__ = ["ModelCalculator"]
-
-DTYPES = {"float32": torch.float32, "float64": torch.float64}
+__all__ = ["TPaiNNCalculator"]
 
 
-class ModelCalculator(SpkCalculator):
-    """Energy (eV) and forces (eV/Å) of a SchNetPack ``best_model``, whatever its representation.
+class TPaiNNCalculator(SpkCalculator):
+    """Energy (eV), forces (eV/Å) and stress (eV/Å³) of a SchNetPack model, for ASE.
 
-    This is ``schnetpack.interfaces.SpkCalculator`` 2.2 with the model's own cutoff for its
-    neighbour list, except that
+    It takes any ``best_model``, whatever its representation, and is
+    ``schnetpack.interfaces.SpkCalculator`` 2.2 with
 
-    - the path may be a ``pathlib.Path``;
-    - the energy is float64 throughout the postprocessors. The parent casts the atomic reference
-      energies to the network's float32, which costs 1e-4 eV at 1e4 eV;
-    - no gradients of the parameters are prepared.
+    - a :class:`~schnetpack_tpainn.md.neighbors.VerletList` with a skin, right for changing cells;
+      atoms may leave the cell, and the cell may be smaller than the cutoff;
+    - energies added up in float64, from the atoms' contributions to the atomic reference energies;
+    - the stress, also of models that were trained without one;
+    - the model's own cutoff and, if recorded, units and elements;
+    - no gradients of the parameters, no tensor made twice that did not change;
+    - an error for coincident atoms, NaN, cells without volume, and too little memory.
 
     .. code-block:: yaml
 
         calculator:
-          _target_: schnetpack_tpainn.md.ModelCalculator
+          _target_: schnetpack_tpainn.md.TPaiNNCalculator
           path: runs/autotuned/best_model
 
     Args:
@@ -47,13 +52,20 @@ class ModelCalculator(SpkCalculator):
         dtype: ``float32`` or ``float64``, of the network.
         energy_key: name of the energy among the model's outputs.
         force_key: name of the forces among the model's outputs.
+        stress_key: name of the stress among the model's outputs.
+        stress: compute the stress even if the model was trained without it, as the derivative of
+            the energy by strain; NPT dynamics and cell relaxation need it.
         energy_unit: the model's unit of energy; by default what it recorded, or eV. Its unit of
-            length must be Å: the parent converts none.
+            length must be Å: none is converted.
+        skin_ang: the neighbour list reaches so much further than the cutoff, in Å. It changes no
+            energy, only how often the list is made: 0 makes it at every step.
 
     Raises:
         MDError: the file is missing or holds no SchNetPack model, the model has no cutoff or lacks
-            an output, it was not trained in Å, or device or dtype are unknown.
+            an output, it was not trained in Å, or device, dtype or skin are unknown.
     """
+
+    implemented_properties = ("energy", "free_energy", "forces", "stress")
 
     def __init__(
         self,
@@ -62,36 +74,38 @@ class ModelCalculator(SpkCalculator):
         dtype: str = "float32",
         energy_key: str = "energy",
         force_key: str = "forces",
+        stress_key: str = "stress",
+        stress: bool = False,
         energy_unit: str | None = None,
+        skin_ang: float = 0.5,
     ) -> None:
-        if dtype not in DTYPES:
-            raise MDError(f"expected dtype float32 or float64, got {dtype!r}")
-        where = _device(device)
-        model = _load(Path(path), where)
-        _check_outputs(model, {"energy_key": energy_key, "force_key": force_key})
-        unit = _energy_unit(model, energy_unit)
+        if not skin_ang >= 0:
+            raise MDError(f"expected skin_ang >= 0, got {skin_ang}")
+        potential = open_potential(
+            path, device, dtype, energy_key, force_key, stress_key, stress, energy_unit
+        )
+        self.potential = potential
         super().__init__(
-            model,
-            neighbor_list=MatScipyNeighborList(cutoff=_cutoff(model)),
+            potential.model,
+            neighbor_list=VerletList(potential.cutoff, skin_ang, potential.device),
             energy_key=energy_key,
             force_key=force_key,
-            energy_unit=unit,
-            device=where,
-            dtype=DTYPES[dtype],
+            stress_key=potential.stress_key,
+            energy_unit=potential.energy_unit,
+            device=potential.device,
+            dtype=potential.dtype,
+            converter=_converter,
         )
+        self._check_memory = MemoryCheck(potential, skin_ang)
         digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
-        self.provenance = {"model_sha256": digest, "dtype": dtype, "energy_unit": unit}
+        self.provenance = {
+            "model_sha256": digest,
+            "dtype": dtype,
+            "energy_unit": potential.energy_unit,
+        }
 
-    def _load_model(
-        self, model: AtomisticModel, device: torch.device, dtype: torch.dtype
-    ) -> AtomisticModel:
-        """Called by the parent: the network gets ``dtype``, its postprocessors float64."""
-        postprocessors = model.postprocessors.to(device=device, dtype=torch.float64)
-        model.postprocessors = torch.nn.ModuleList()
-        model = model.to(device=device, dtype=dtype).eval().requires_grad_(False)
-        if not any(isinstance(p, CastTo64) for p in postprocessors):
-            postprocessors.insert(0, CastTo64())
-        model.postprocessors = postprocessors
+    def _load_model(self, model: AtomisticModel, device: Any, dtype: Any) -> AtomisticModel:
+        """Called by the parent, which would cast energies and offsets to the network's type."""
         return model
 
     def calculate(
@@ -100,105 +114,58 @@ class ModelCalculator(SpkCalculator):
         properties: list[str] | None = None,
         system_changes: list[str] = all_changes,
     ) -> None:
-        """Energy and forces, in one pass through the network.
+        """All properties, in one pass through the network.
 
         Args:
             atoms: the structure (Å).
-            properties: ASE's list of properties; both are always computed.
+            properties: ASE's list of properties; all are always computed.
             system_changes: ASE's list of what is new.
 
         Raises:
-            MDError: the structure has an element that the model does not know.
+            MDError: the structure has an element that the model does not know, atoms in the same
+                place, NaN, or a cell without volume; or the memory does not suffice.
+            PropertyNotImplementedError: the stress was asked for, and either the model does not
+                compute it or the structure is not periodic in three directions.
         """
-        if atoms is not None and "numbers" in system_changes:
-            _check_elements(self.model, atoms)
-        super().calculate(atoms, properties, system_changes)
+        Calculator.calculate(self, atoms, properties, system_changes)
+        has_stress = self._has_stress(self.atoms, "stress" in (properties or ()))
+        check_structure(self.atoms.positions, self.atoms.cell.array, self.atoms.pbc)
+        if "numbers" in system_changes:
+            self.potential.check_elements(self.atoms.numbers.tolist())
+            self._check_memory(self.atoms)
+        outputs = self.model(self.converter(self.atoms))
+        energy = self._in_ase_units(outputs, "energy").item()
+        self.results = {
+            "energy": energy,
+            "free_energy": energy,
+            "forces": self._in_ase_units(outputs, "forces"),
+        }
+        if has_stress:
+            # SchNetPack divides by a volume that is negative for left-handed cells
+            sign = np.sign(self.atoms.cell.handedness)
+            stress = sign * self._in_ase_units(outputs, "stress")[0]  # (3, 3)
+            self.results["stress"] = full_3x3_to_voigt_6_stress(stress)
 
+    def _in_ase_units(self, outputs: dict[str, torch.Tensor], name: str) -> np.ndarray:
+        tensor = outputs[self.property_map[name]].detach().cpu()
+        return tensor.numpy() * self.property_units[name]
 
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError) as error:
-        raise MDError(
-            f"expected device auto, cpu or a GPU of this machine, got {name!r}: {error}"
-        ) from error
-    return torch.device(name)
-
-
-def _load(path: Path, device: torch.device) -> AtomisticModel:
-    if not path.is_file():
-        raise MDError(
-            f"expected a SchNetPack model, got {path}: no such file; give the `best_model` "
-            "of a training run"
-        )
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*torch.jit.*", FutureWarning)
-            return load_model(str(path), device=device)
-    except Exception as error:  # unpickling raises anything
-        raise MDError(
-            f"expected a SchNetPack model, got {path}, which cannot be read as one "
-            f"({type(error).__name__}: {error}); give the `best_model` of a training run, not a "
-            "Lightning checkpoint or a state dict, and install the packages it was made with"
-        ) from error
-
-
-def _cutoff(model: AtomisticModel) -> float:
-    """Cutoff radius of the model's representation in Å."""
-    representation = getattr(model, "representation", None)
-    cutoff = getattr(representation, "cutoff", None)
-    if cutoff is None:
-        cutoff = getattr(getattr(representation, "cutoff_fn", None), "cutoff", None)
-    if cutoff is None:
-        raise MDError(
-            f"the representation {type(representation).__name__} of the model names no cutoff: "
-            "expected its attribute `cutoff` or `cutoff_fn.cutoff` in Å"
-        )
-    return float(cutoff)
-
-
-def _check_outputs(model: AtomisticModel, keys: dict[str, str]) -> None:
-    outputs = sorted(model.model_outputs or [])
-    for name, key in keys.items():
-        if key not in outputs:
-            raise MDError(
-                f"expected {name}={key!r} among the outputs of the model, got {outputs}; "
-                f"set {name} to one of them"
+    def _has_stress(self, atoms: Atoms, wanted: bool) -> bool:
+        if wanted and self.stress_key is None:
+            raise PropertyNotImplementedError(
+                "expected a model that computes the stress, got one that does not; make the "
+                "calculator with stress=True"
             )
+        if wanted and not atoms.pbc.all():
+            raise PropertyNotImplementedError(
+                "expected a structure that is periodic in three directions, for the stress is per "
+                f"volume, got pbc={atoms.pbc.tolist()}"
+            )
+        return self.stress_key is not None and bool(atoms.pbc.all())
 
 
-def _metadata(model: AtomisticModel) -> dict[str, Any]:
-    """What the model's training recorded in it; our tasks do, SchNetPack's do not."""
-    return getattr(model, "metadata", None) or {}
-
-
-def _energy_unit(model: AtomisticModel, given: str | None) -> str:
-    units = _metadata(model).get("units", {})
-    length = units.get("distance", "Ang")
-    if abs(convert_units(length, "Ang") - 1) > 1e-9:
-        raise MDError(
-            f"expected a model trained with positions in Å, got {length!r}; train with "
-            "data.distance_unit=Ang, SchNetPack converts the data"
-        )
-    unit = given or units.get("energy", "eV")
-    try:
-        convert_units(unit, "eV")
-    except Exception as error:  # ASE's parser raises anything
-        raise MDError(f"expected energy_unit such as eV or kcal/mol, got {unit!r}") from error
-    return unit
-
-
-def _check_elements(model: AtomisticModel, atoms: Atoms) -> None:
-    known = _metadata(model).get("elements")
-    strange = set(atoms.numbers.tolist()) - set(known or ())
-    if known is not None and strange:
-        raise MDError(
-            f"expected the elements that the model was trained for ({_names(known)}), got "
-            f"{_names(strange)} too; train a model with them"
-        )
-
-
-def _names(numbers: Iterable[int]) -> str:
-    return ", ".join(chemical_symbols[z] for z in sorted(numbers))
+def _converter(
+    neighbor_list: VerletList, device: torch.device, dtype: torch.dtype, **unused: Any
+) -> SystemConverter:
+    """Called by the parent in the place of ``AtomsConverter``."""
+    return SystemConverter(neighbor_list, device, dtype)

@@ -38,9 +38,9 @@ def run_md(
 
     .. code-block:: python
 
-        from schnetpack_tpainn.md import MDSettings, ModelCalculator, read_structure, run_md
+        from schnetpack_tpainn.md import MDSettings, TPaiNNCalculator, read_structure, run_md
 
-        calculator = ModelCalculator("runs/autotuned/best_model")
+        calculator = TPaiNNCalculator("runs/autotuned/best_model")
         settings = MDSettings(duration_ps=10, equilibration_ps=1)
         result = run_md(settings, read_structure("CCO"), calculator, "runs/md")
 
@@ -51,7 +51,7 @@ def run_md(
         output: folder for ``trajectory.traj``, ``log.csv``, ``restart.npz``, ``report.json``,
             ``energy.png`` and ``settings.json``.
         provenance: what else decides the result and must not change on resuming,
-            JSON-serialisable. A :class:`~schnetpack_tpainn.md.ModelCalculator` adds its model.
+            JSON-serialisable. A :class:`~schnetpack_tpainn.md.TPaiNNCalculator` adds its model.
 
     Returns:
         Paths, speed and energy drift.

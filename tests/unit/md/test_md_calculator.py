@@ -4,7 +4,7 @@ import torch
 from ase.build import molecule
 
 from schnetpack_tpainn.errors import MDError
-from schnetpack_tpainn.md import ModelCalculator
+from schnetpack_tpainn.md import TPaiNNCalculator
 
 
 def resaved(path, folder, change):
@@ -16,7 +16,7 @@ def resaved(path, folder, change):
 
 
 def test_energy_and_forces_take_one_pass(water_model, water):
-    calculator = ModelCalculator(water_model)
+    calculator = TPaiNNCalculator(water_model)
     passes = []
     calculator.model.register_forward_hook(lambda *_: passes.append(1))
     atoms = water.copy()
@@ -32,7 +32,7 @@ def test_energy_and_forces_take_one_pass(water_model, water):
 def test_forces_are_the_gradient(water_model, water):
     atoms = water.copy()
     atoms.rattle(0.05, seed=1)
-    atoms.calc = ModelCalculator(str(water_model), dtype="float64")
+    atoms.calc = TPaiNNCalculator(str(water_model), dtype="float64")
     forces, h = atoms.get_forces(), 1e-4
     assert np.abs(forces).max() > 0.5
     atoms.positions[1, 0] += h
@@ -50,11 +50,11 @@ def test_energy_is_float64_with_large_offsets(water_model, water, tmp_path, with
 
     model = resaved(water_model, tmp_path, change)
     bare = resaved(water_model, tmp_path, lambda m: setattr(m, "do_postprocessing", False))
-    network = ModelCalculator(bare).get_potential_energy(water)
+    network = TPaiNNCalculator(bare).get_potential_energy(water)
     torch.save(torch.load(water_model, weights_only=False), model)
     model = resaved(water_model, tmp_path, change)
     offsets = -20420.123456789 - 2 * 13.123456789
-    energy = ModelCalculator(model).get_potential_energy(water)
+    energy = TPaiNNCalculator(model).get_potential_energy(water)
     assert energy == pytest.approx(network + offsets, abs=1e-8)
 
 
@@ -62,8 +62,8 @@ def test_units_and_elements_come_from_the_model(water_model, water, tmp_path):
     def change(model):
         model.metadata = {"elements": [1, 8], "units": {"energy": "kcal/mol", "distance": "Ang"}}
 
-    in_ev = ModelCalculator(water_model).get_forces(water)
-    in_kcal = ModelCalculator(resaved(water_model, tmp_path, change))
+    in_ev = TPaiNNCalculator(water_model).get_forces(water)
+    in_kcal = TPaiNNCalculator(resaved(water_model, tmp_path, change))
     np.testing.assert_allclose(in_kcal.get_forces(water), in_ev * 0.0433641, rtol=1e-5)
     with pytest.raises(MDError, match=r"trained for \(H, O\), got C too"):
         in_kcal.get_potential_energy(molecule("CH4"))
@@ -74,7 +74,7 @@ def test_length_in_other_units_is_refused(water_model, tmp_path):
         model.metadata = {"units": {"energy": "eV", "distance": "Bohr"}}
 
     with pytest.raises(MDError, match="positions in Å, got 'Bohr'"):
-        ModelCalculator(resaved(water_model, tmp_path, change))
+        TPaiNNCalculator(resaved(water_model, tmp_path, change))
 
 
 def test_no_cutoff_is_refused(water_model, tmp_path):
@@ -82,7 +82,7 @@ def test_no_cutoff_is_refused(water_model, tmp_path):
         model.representation = torch.nn.Identity()
 
     with pytest.raises(MDError, match="Identity of the model names no cutoff"):
-        ModelCalculator(resaved(water_model, tmp_path, change))
+        TPaiNNCalculator(resaved(water_model, tmp_path, change))
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_bad_files_are_refused(tmp_path, content, message):
     elif content is not None:
         torch.save(content, path)
     with pytest.raises(MDError, match=message):
-        ModelCalculator(path)
+        TPaiNNCalculator(path)
 
 
 @pytest.mark.parametrize(
@@ -116,4 +116,4 @@ def test_bad_files_are_refused(tmp_path, content, message):
 )
 def test_bad_arguments_are_refused(water_model, key, value, message):
     with pytest.raises(MDError, match=message):
-        ModelCalculator(water_model, **{key: value})
+        TPaiNNCalculator(water_model, **{key: value})

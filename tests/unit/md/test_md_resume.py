@@ -12,7 +12,7 @@ from ase.io.trajectory import TrajectoryReader, TrajectoryWriter
 
 from schnetpack_tpainn.data.rdkit import RDKitForceField
 from schnetpack_tpainn.data.structures import embed_smiles
-from schnetpack_tpainn.md import NVE, NVT, MDSettings, ModelCalculator, run_md
+from schnetpack_tpainn.md import NVE, NVT, MDSettings, TPaiNNCalculator, run_md
 
 COMMON = {"trajectory_interval": 2, "log_interval": 1, "restart_interval": 70}
 
@@ -21,7 +21,7 @@ def run(case, model, output):
     """One of the cases; called here and in the process that is killed."""
     if case == "model":
         settings = MDSettings(ensemble=NVE(), duration_ps=0.2, equilibration_ps=0.05, **COMMON)
-        return run_md(settings, embed_smiles("O"), ModelCalculator(model, device="cpu"), output)
+        return run_md(settings, embed_smiles("O"), TPaiNNCalculator(model, device="cpu"), output)
     if case == "early":
         intervals = COMMON | {"restart_interval": 10**6}
         settings = MDSettings(ensemble=NVE(), duration_ps=2, equilibration_ps=0.01, **intervals)

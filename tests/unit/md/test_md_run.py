@@ -13,7 +13,7 @@ from schnetpack_tpainn.md import (
     ExplosionError,
     Limits,
     MDSettings,
-    ModelCalculator,
+    TPaiNNCalculator,
     read_log,
     run_md,
 )
@@ -23,7 +23,7 @@ SHORT = MDSettings(duration_ps=0.02, trajectory_interval=4, log_interval=2, rest
 
 def test_model_conserves_energy(water_model, water, tmp_path):
     settings = MDSettings(duration_ps=0.25, timestep_fs=0.25, equilibration_ps=0.05)
-    result = run_md(settings, water, ModelCalculator(water_model), tmp_path / "md")
+    result = run_md(settings, water, TPaiNNCalculator(water_model), tmp_path / "md")
     columns = read_log(result.log)
     assert columns["epot_ev"].std() > 5e-3  # it moves
     assert abs(result.drift.slope_mev_per_atom_per_ps) < 0.5
