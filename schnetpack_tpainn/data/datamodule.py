@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from ase.db import connect
 from hydra.utils import to_absolute_path
-from schnetpack.data import AtomsDataModule, AtomsDataModuleError, AtomsLoader
+from schnetpack.data import AtomsDataModuleError
 
 from schnetpack_tpainn.data.check import FrameTable, check_database
-from schnetpack_tpainn.data.dataset import CachedAtomsData, SampleCache
+from schnetpack_tpainn.data.dataset import CachedAtomsData
+from schnetpack_tpainn.data.loader import CachedDataModule
 from schnetpack_tpainn.data.offsets import fit_offsets
 from schnetpack_tpainn.data.split import SeededSplit, check_sizes
 from schnetpack_tpainn.data.store import fingerprint
@@ -33,7 +34,7 @@ class Source(Protocol):
         ...
 
 
-class TPaiNNDataModule(AtomsDataModule):
+class TPaiNNDataModule(CachedDataModule):
     """``AtomsDataModule`` that makes, checks and caches its data set.
 
     A data set that is absent is made by ``source``. Before any training every frame is checked:
@@ -57,13 +58,11 @@ class TPaiNNDataModule(AtomsDataModule):
         batch_size: training batch size.
         source: object with ``make(path)`` and ``settings``, such as
             :class:`~schnetpack_tpainn.data.sampling.MDSampler`; None for a data set that exists.
-        cache_gib: memory for preprocessed samples in GiB; 0 switches the cache off, which random
-            transforms need.
         energy_key: property that holds the energy.
         forces_key: property that holds the forces; None for a data set without.
-        num_workers: worker processes of the loaders; with the cache, none is fastest.
         splitting: partitioning strategy; ``SeededSplit(0)`` when None.
-        **kwargs: further arguments of ``schnetpack.data.AtomsDataModule``.
+        **kwargs: further arguments of :class:`~schnetpack_tpainn.data.loader.CachedDataModule`
+            and ``schnetpack.data.AtomsDataModule``: cache, workers, partitions, units, transforms.
     """
 
     dataset: Any  # CachedAtomsData after setup
@@ -73,10 +72,8 @@ class TPaiNNDataModule(AtomsDataModule):
         datapath: str,
         batch_size: int,
         source: Source | None = None,
-        cache_gib: float = 2.0,
         energy_key: str = "energy",
         forces_key: str | None = "forces",
-        num_workers: int = 0,
         splitting: Any = None,
         **kwargs: Any,
     ) -> None:
@@ -85,14 +82,12 @@ class TPaiNNDataModule(AtomsDataModule):
         super().__init__(
             to_absolute_path(str(datapath)),
             batch_size,
-            num_workers=num_workers,
             splitting=splitting or SeededSplit(),
             **kwargs,
         )
         self.source = source
         self.energy_key = energy_key
         self.forces_key = forces_key
-        self.cache = SampleCache(int(cache_gib * 2**30))
         self._frames: FrameTable | None = None
 
     def prepare_data(self) -> None:
@@ -163,9 +158,9 @@ class TPaiNNDataModule(AtomsDataModule):
         if self.train_idx is None:
             self._partition(len(self._frames))
         self._refuse_empty_parts()
-        self._train_dataset = self.dataset.part("train", self.train_idx)
-        self._val_dataset = self.dataset.part("val", self.val_idx)
-        self._test_dataset = self.dataset.part("test", self.test_idx)
+        self._train_dataset = self.dataset.subset(self.train_idx)
+        self._val_dataset = self.dataset.subset(self.val_idx)
+        self._test_dataset = self.dataset.subset(self.test_idx)
         self._setup_transforms()
 
     def _partition(self, n_frames: int) -> None:
@@ -208,22 +203,6 @@ class TPaiNNDataModule(AtomsDataModule):
         index = np.array([*self.train_idx, *self.val_idx, *self.test_idx], dtype=int)
         present = self._frames.counts[index].any(axis=0)  # (100,)
         return [int(z) for z in np.flatnonzero(present)]
-
-    def clear_cache(self) -> None:
-        """Forget preprocessed samples, after a transform has changed."""
-        self.cache.clear()
-
-    def train_dataloader(self) -> AtomsLoader:
-        """Loader of the training frames; worker processes inherit the filled cache."""
-        if self._train_dataloader is None and self.num_workers:
-            self._train_dataset.fill()
-        return super().train_dataloader()
-
-    def val_dataloader(self) -> AtomsLoader:
-        """Loader of the validation frames; worker processes inherit the filled cache."""
-        if self._val_dataloader is None and self.num_val_workers:
-            self._val_dataset.fill()
-        return super().val_dataloader()
 
     def _training_frames(self, name: str) -> tuple[np.ndarray, np.ndarray]:
         """Compositions (M, 100) and values (M,) of the training frames, in the units in use."""

@@ -1,73 +1,30 @@
 """SchNetPack's ASE data set with a bounded cache of preprocessed samples."""
 
-import logging
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
+from functools import cached_property
+from itertools import compress
 from typing import Any
 
+import numpy as np
 import torch
-from schnetpack.data import ASEAtomsData
-from torch.utils.data import get_worker_info
+from schnetpack.data import ASEAtomsData, BaseAtomsData
+from schnetpack.data.loader import _atoms_collate_fn
+from torch.utils.data import DataLoader, Subset, get_worker_info
 
-__all__ = ["CachedAtomsData", "Sample", "SampleCache"]
+from schnetpack_tpainn.data.cache import SampleCache
+from schnetpack_tpainn.data.packed import ENTRY, PackedSamples, Record, Sample, pack
 
-log = logging.getLogger(__name__)
+__all__ = ["Batch", "CachedAtomsData", "collate"]
 
-Sample = dict[str, torch.Tensor]
-TENSOR_OVERHEAD = 650  # bytes of a small tensor beside its data: Python object, storage, padding
-
-
-class SampleCache:
-    """Samples in memory up to a number of bytes; what does not fit is not kept.
-
-    Nothing is thrown out to make room: in shuffled epochs that would only turn hits into misses.
-
-    Args:
-        max_bytes: the bound.
-    """
-
-    def __init__(self, max_bytes: int) -> None:
-        self.max_bytes = max_bytes
-        self.n_bytes = 0
-        self._samples: dict[Hashable, Sample] = {}
-        self._told = False
-
-    def __len__(self) -> int:
-        return len(self._samples)
-
-    def get(self, key: Hashable) -> Sample | None:
-        """The stored sample (its tensors are not to be changed), or None."""
-        return self._samples.get(key)
-
-    def put(self, key: Hashable, sample: Sample) -> None:
-        """Keep a sample if it fits.
-
-        Args:
-            key: what :meth:`get` will ask for.
-            sample: the sample; the cache owns its tensors from now on.
-        """
-        size = sum(t.untyped_storage().nbytes() + TENSOR_OVERHEAD for t in sample.values())
-        if self.n_bytes + size <= self.max_bytes:
-            self._samples[key] = sample
-            self.n_bytes += size
-        elif self.max_bytes and not self._told:
-            self._told = True
-            log.info(
-                "the sample cache is full (%d samples, %.2f GiB): the others are read and "
-                "preprocessed every time; raise data.cache_gib if there is memory",
-                *(len(self), self.n_bytes / 2**30),
-            )
-
-    def clear(self) -> None:
-        """Forget every sample."""
-        self._samples.clear()
-        self.n_bytes = 0
-        self._told = False
+CHUNK = 64  # samples that a worker sends at a time
+PROBES = 32
 
 
 class CachedAtomsData(ASEAtomsData):
     """``ASEAtomsData`` that keeps preprocessed samples, and floats in float64 until they are cast.
 
-    Subsets share the cache. Do not use it with transforms that draw random numbers.
+    Subsets share their samples until they get transforms of their own. Do not use it with
+    transforms that draw random numbers.
 
     Args:
         datapath: path of the SchNetPack database.
@@ -75,16 +32,21 @@ class CachedAtomsData(ASEAtomsData):
         **kwargs: arguments of ``schnetpack.data.ASEAtomsData``.
     """
 
-    def __init__(self, datapath: str, cache: SampleCache, **kwargs: Any) -> None:
-        super().__init__(datapath, **kwargs)
-        self.cache = cache
-        self.name = ""
+    packed: PackedSamples
 
-    def part(self, name: str, indices: list[int]) -> "CachedAtomsData":
-        """Subset under a name of its own, so that parts may differ in their transforms."""
-        part = self.subset(indices)
-        part.name = name
-        return part
+    def __init__(self, datapath: str, cache: SampleCache, **kwargs: Any) -> None:
+        self.cache = cache
+        super().__init__(datapath, **kwargs)
+
+    @property
+    def transforms(self) -> list[torch.nn.Module]:
+        """Preprocessing transforms; setting them begins with no samples kept."""
+        return self._transforms
+
+    @transforms.setter
+    def transforms(self, value: list[torch.nn.Module] | None) -> None:
+        BaseAtomsData.transforms.fset(self, value)
+        self.packed = PackedSamples(self.cache, self.conn.count())
 
     def _get_properties(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         properties = super()._get_properties(*args, **kwargs)
@@ -93,27 +55,98 @@ class CachedAtomsData(ASEAtomsData):
             for k, v in properties.items()
         }
 
-    def _shared(self, index: int) -> Sample:
-        """Preprocessed sample whose tensors may be the cache's own."""
-        key = (self.name, index)
-        sample = self.cache.get(key)
-        if sample is None:
-            sample = super().__getitem__(index)
-            if get_worker_info() is None:  # a loader's worker would lose it at the epoch's end
-                self.cache.put(key, sample)
-        return sample
+    def frames(self, indices: Sequence[int]) -> list[int]:
+        """Places in the database of samples of this (sub)set.
 
-    def fill(self) -> None:
-        """Preprocess all samples that fit, so that worker processes inherit them."""
-        for index in range(len(self)):
-            self._shared(index)
+        Args:
+            indices: places in this set.
+
+        Returns:
+            Places in the database.
+        """
+        return list(indices) if self.subset_idx is None else [self.subset_idx[i] for i in indices]
+
+    def read(self, indices: Sequence[int]) -> list[Sample]:
+        """Read and preprocess samples, past the cache.
+
+        Args:
+            indices: places in this set.
+
+        Returns:
+            The samples.
+        """
+        with self.conn:  # without it, ASE opens the file anew for every frame
+            return [super(CachedAtomsData, self).__getitem__(i) for i in indices]
+
+    def samples(self, indices: Sequence[int]) -> list[Sample]:
+        """Samples from the cache, or read and put there.
+
+        Args:
+            indices: places in this set.
+
+        Returns:
+            The samples, in tensors of their own.
+        """
+        frames = self.frames(indices)
+        here = self.packed.has(frames)
+        kept = iter(self.packed.get(list(compress(frames, here))))
+        absent = list(compress(indices, ~here))
+        new = self.read(absent) if absent else []
+        if get_worker_info() is None:  # a loader's worker would lose them at its end
+            for frame, sample in zip(self.frames(absent), new, strict=True):
+                self.packed.put(frame, pack(sample))
+        read = iter(new)
+        return [next(kept) if h else next(read) for h in here]
+
+    def fill(self, n_workers: int) -> None:
+        """Preprocess the samples that the cache has room for.
+
+        Args:
+            n_workers: processes that read and preprocess.
+        """
+        absent = self._absent()
+        if not absent or self.cache.full:
+            return
+        loader: DataLoader[Any] = DataLoader(
+            Subset(self, absent),
+            batch_size=CHUNK,
+            num_workers=n_workers,
+            multiprocessing_context="fork" if n_workers else None,
+            collate_fn=_records,
+        )
+        for chunk in loader:
+            for frame, record in chunk:
+                self.packed.put(frame, record)
+            if self.cache.full:
+                return
+
+    def _absent(self) -> list[int]:
+        here = self.packed.has(self.frames(range(len(self))))
+        return np.flatnonzero(~here).tolist()
+
+    def fits(self) -> bool:
+        """Whether the cache has room for all samples, judged by a few."""
+        absent = self._absent()
+        if not absent or self.cache.full or self.cache.directory is not None:
+            return not absent or not self.cache.full
+        probes = np.linspace(0, len(absent) - 1, min(PROBES, len(absent))).round().astype(int)
+        records = map(pack, self.read([absent[k] for k in probes]))
+        size = np.mean([len(record.content) + ENTRY for record in records])
+        return bool(self.cache.n_bytes + size * len(absent) <= self.cache.max_bytes)
 
     def __getitem__(self, idx: int) -> Sample:
-        return {k: v.clone() for k, v in self._shared(idx).items()}
+        return self.samples([idx])[0]
 
-    def __getitems__(self, indices: Sequence[int]) -> list[Sample]:
-        """Samples of a batch, for torch's loader; collating copies their tensors."""
-        return [dict(self._shared(i)) for i in indices]
+    def __getitems__(self, indices: Sequence[int]) -> "Batch":
+        """Samples of a batch, for torch's loader.
+
+        Args:
+            indices: places in this set.
+
+        Returns:
+            A sequence, which SchNetPack's loader collates as it does a list.
+        """
+        return Batch(self, indices)
 
     @property
     def atomrefs(self) -> dict[str, torch.Tensor]:
@@ -122,3 +155,49 @@ class CachedAtomsData(ASEAtomsData):
         return {
             k: self.conversions[k] * torch.tensor(v, dtype=torch.float64) for k, v in stored.items()
         }
+
+
+class Batch(Sequence[Sample]):
+    """Samples of a batch, read when they are asked for.
+
+    Args:
+        data: the data set.
+        indices: places in it.
+    """
+
+    def __init__(self, data: CachedAtomsData, indices: Sequence[int]) -> None:
+        self.data = data
+        self.indices = indices
+
+    @cached_property
+    def _samples(self) -> list[Sample]:
+        return self.data.samples(self.indices)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._samples[index]
+
+
+def collate(batch: Any) -> Sample:
+    """Collate as SchNetPack does: straight from the cache if it has all samples.
+
+    Args:
+        batch: a :class:`Batch`.
+
+    Returns:
+        SchNetPack's batch.
+    """
+    frames, packed = batch.data.frames(batch.indices), batch.data.packed
+    if packed.has(frames).all():
+        return packed.batch(frames)
+    return _atoms_collate_fn(list(batch))
+
+
+def _records(batch: Any) -> list[tuple[int, Record]]:
+    samples = batch.data.read(batch.indices)
+    return [
+        (frame, pack(sample))
+        for frame, sample in zip(batch.data.frames(batch.indices), samples, strict=True)
+    ]
