@@ -115,9 +115,7 @@ class TPaiNNModel(ModelInterface):
             # SchNetPack divides by a volume that is negative for left-handed cells
             sign = torch.linalg.det(state.cell).sign()[:, None, None]
             stress = outputs[self.potential.stress_key] * sign
-            found["stress"] = (
-                stress if bool(state.pbc.all()) else torch.full_like(stress, torch.nan)
-            )
+            found["stress"] = stress.where(state.pbc.all(), torch.nan)
         return {name: (t.detach() * self._unit).to(state.dtype) for name, t in found.items()}
 
     def _inputs(self, state: SimState) -> dict[str, torch.Tensor]:

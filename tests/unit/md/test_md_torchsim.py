@@ -98,9 +98,7 @@ def test_replicas_move_as_they_do_alone(path):
     )
     for atoms in batch:
         atoms.calc = TPaiNNCalculator(path, device="cpu", dtype="float64")
-        before = atoms.get_total_energy()
         VelocityVerlet(atoms, 0.5 * units.fs).run(50)
-        assert atoms.get_total_energy() == pytest.approx(before, abs=1e-3)
     expected = np.concatenate([atoms.positions for atoms in batch])
     np.testing.assert_allclose(final.positions, expected, atol=1e-8)
     np.testing.assert_allclose(
