@@ -1,11 +1,15 @@
 """How much memory an evaluation takes, said before it is allocated."""
 
+import weakref
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import schnetpack.properties as keys
 import torch
 from ase import Atoms
-from schnetpack.model import AtomisticModel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from schnetpack_tpainn.errors import MDError
 from schnetpack_tpainn.md.converter import atom_inputs, cell_inputs
@@ -16,14 +20,13 @@ __all__ = ["MemoryCheck"]
 
 PAIR_BYTES = 150  # of the neighbour list, at its building
 LARGE = 100_000  # pairs; what has fewer fits
-PROBE = 4  # edge of the cube of atoms that the network's need is measured on
+PROBES = ((4, 0.4), (6, 0.4), (6, 0.6))  # cubes: atoms along an edge, spacing / cutoff
 
 
 class MemoryCheck:
     """Refuses structures that cannot be evaluated in the memory at hand.
 
-    What the network needs per atom and per pair is measured, once, on 64 atoms: the tensors that it
-    keeps for the gradient, which are nearly all it has at its peak.
+    What the network needs per atom and per pair is measured, once, on up to 216 atoms.
 
     Args:
         potential: the model.
@@ -63,36 +66,55 @@ class MemoryCheck:
             )
 
     def _measure(self, numbers: np.ndarray) -> tuple[float, float]:
-        """Bytes per atom and per pair."""
+        """Bytes per atom and per pair, from three clusters."""
         potential = self.potential
-        grid = np.argwhere(np.ones((PROBE,) * 3)) * (potential.cutoff / (PROBE - 1))  # (n, 3)
-        kinds = np.resize(numbers, len(grid))
+        find_pairs = VerletList(potential.cutoff, 0.0, potential.device)
         cell, pbc = np.zeros((3, 3)), np.zeros(3, dtype=bool)
-        some = VerletList(potential.cutoff, 0.0, potential.device)(grid, cell, pbc)
-        none = some._replace(**{key: getattr(some, key)[:0] for key in some._fields[1:]})
-        kept = []
-        for pairs in (none, some):
-            inputs = atom_inputs(kinds, potential.device)
+        sizes, peaks = [], []
+        for edge, spacing in PROBES:
+            grid = np.argwhere(np.ones((edge,) * 3)) * (potential.cutoff * spacing)  # (n, 3)
+            inputs = atom_inputs(np.resize(numbers, len(grid)), potential.device)
             inputs |= cell_inputs(cell, pbc, potential.device, potential.dtype)
-            inputs |= pairs.as_inputs(potential.dtype)
-            kept.append(_kept_for_gradient(potential.model, inputs))
-        return kept[0] / len(grid), (kept[1] - kept[0]) / len(some.idx_i)
+            inputs |= find_pairs(grid, cell, pbc).as_inputs(potential.dtype)
+            sizes.append((1, len(grid), len(inputs[keys.idx_i])))
+            potential.model(dict(inputs))  # what is kept for later calls is made
+            with PeakMemory() as memory:
+                potential.model(inputs)
+            peaks.append(memory.peak)
+        _, per_atom, per_pair = np.linalg.solve(np.array(sizes, dtype=float), peaks)
+        return max(per_atom, 0.0), max(per_pair, 0.0)
 
 
-def _kept_for_gradient(model: AtomisticModel, inputs: dict[str, torch.Tensor]) -> int:
-    """Bytes of the tensors, other than the model's own, that one evaluation keeps."""
-    own = {p.untyped_storage().data_ptr() for p in [*model.parameters(), *model.buffers()]}
-    kept: dict[int, int] = {}
+class PeakMemory(TorchDispatchMode):
+    """Counts the bytes of the tensors that live at the same time inside a ``with`` block.
 
-    def note(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
+    Attributes:
+        peak: largest number of bytes so far.
+    """
 
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        model(inputs)
-    return sum(kept.values())
+    def __init__(self) -> None:
+        super().__init__()
+        self.peak = self._live = 0
+        self._known: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, torch.Tensor):
+                self._count(tensor.untyped_storage())
+        return result
+
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        if storage not in self._known:
+            self._known.add(storage)
+            self._live += storage.nbytes()
+            self.peak = max(self.peak, self._live)
+            weakref.finalize(storage, self._forget, storage.nbytes())
+
+    def _forget(self, n_bytes: int) -> None:
+        self._live -= n_bytes
 
 
 def estimated_pairs(atoms: Atoms, radius: float) -> float:

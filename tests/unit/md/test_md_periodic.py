@@ -18,6 +18,7 @@ from schnetpack.transform import CastTo64, MatScipyNeighborList
 
 from schnetpack_tpainn.errors import MDError
 from schnetpack_tpainn.md import TPaiNNCalculator
+from schnetpack_tpainn.md.memory import MemoryCheck, PeakMemory, estimated_pairs
 from schnetpack_tpainn.representation import TPaiNN
 
 CUTOFF = 3.0
@@ -240,18 +241,26 @@ def test_a_million_atoms_are_refused_before_anything_is_allocated(tmp_path):
     assert calc.converter.neighbor_list.n_builds == 0
 
 
-def test_the_estimate_of_memory_is_what_an_evaluation_keeps(model):
-    """Bytes for 64 atoms, scaled to a system four times as dense, against those counted there."""
-    from schnetpack_tpainn.md.memory import MemoryCheck, _kept_for_gradient, estimated_pairs
-
-    calc = calculator(model)
-    atoms = crystal(TRICLINIC * 0.8) * (4, 4, 4)
+def test_the_estimate_of_memory_is_what_an_evaluation_takes(model):
+    """Measured on small clusters, against the peak of an evaluation of 1024 atoms."""
+    calc = calculator(model, dtype="float32")
+    atoms = crystal(TRICLINIC * 0.8) * (8, 8, 4)
     inputs = calc.converter(atoms)
     n_pairs = len(inputs["_idx_i"])
     assert estimated_pairs(atoms, CUTOFF) == pytest.approx(n_pairs, rel=0.2)
     per_atom, per_pair = MemoryCheck(calc.potential, 0.5)._measure(atoms.numbers)
-    kept = _kept_for_gradient(calc.model, inputs)
-    assert per_atom * len(atoms) + per_pair * n_pairs == pytest.approx(kept, rel=0.3)
+    calc.model(dict(inputs))
+    with PeakMemory() as memory:
+        calc.model(inputs)
+    estimate = per_atom * len(atoms) + per_pair * n_pairs
+    assert estimate == pytest.approx(memory.peak, rel=0.3)
+
+
+def test_the_counter_of_memory_counts_what_lives():
+    with PeakMemory() as memory:
+        for _ in range(3):
+            torch.zeros(1000).add(1).view(10, 100)  # two of 4000 bytes live at a time
+    assert memory.peak == 8000
 
 
 def test_energies_are_added_up_in_float64(model):
