@@ -35,9 +35,10 @@ def _run(config: dict[str, Any]) -> None:
     from schnetpack_tpainn.md import compare_with_reference, read_structure, run_md
     from schnetpack_tpainn.md.output import write_json
 
-    calculator, provenance = _calculator(config)
+    settings = _settings(config)
+    calculator, provenance = _calculator(config, settings.ensemble.needs_stress)
     atoms = read_structure(config["structure"], config["structure_index"], config["seed"])
-    result = run_md(_settings(config), atoms, calculator, config["output"], provenance)
+    result = run_md(settings, atoms, calculator, config["output"], provenance)
     rows = {
         "simulated (ps)": result.survival_ps,
         "steps per second": result.steps_per_s,
@@ -70,14 +71,15 @@ def _check(config: dict[str, Any]) -> None:
         )
 
 
-def _calculator(config: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+def _calculator(config: dict[str, Any], stress: bool) -> tuple[Any, dict[str, Any]]:
     """ASE calculator and, for one from a node, the node for the record."""
     from schnetpack_tpainn.data.label import make_calculator
     from schnetpack_tpainn.md import TPaiNNCalculator
 
     model, node = config["model"], config["calculator"]
     if model is not None:
-        return TPaiNNCalculator(model, **{key: config[key] for key in MODEL_KEYS}), {}
+        arguments = {key: config[key] for key in MODEL_KEYS}
+        return TPaiNNCalculator(model, stress=stress, **arguments), {}
     return make_calculator(node), {"calculator_node": node}
 
 

@@ -7,7 +7,7 @@ from schnetpack_tpainn.md.analyse import (
     energy_drift,
 )
 from schnetpack_tpainn.md.calculator import TPaiNNCalculator
-from schnetpack_tpainn.md.ensembles import NVE, NVT, Ensemble
+from schnetpack_tpainn.md.ensembles import NPT, NVE, NVT, Ensemble
 from schnetpack_tpainn.md.guard import ExplosionError, Limits
 from schnetpack_tpainn.md.output import read_log
 from schnetpack_tpainn.md.report import MDResult
@@ -16,6 +16,7 @@ from schnetpack_tpainn.md.settings import MDSettings
 from schnetpack_tpainn.md.structure import read_structure
 
 __all__ = [
+    "NPT",
     "NVE",
     "NVT",
     "Comparison",

@@ -146,6 +146,10 @@ class TPaiNNCalculator(SpkCalculator):
             stress = sign * self._in_ase_units(outputs, "stress")[0]  # (3, 3)
             self.results["stress"] = full_3x3_to_voigt_6_stress(stress)
 
+    def renew_neighbors(self) -> None:
+        """Make the neighbour list anew at the next step, wherever the atoms have moved."""
+        self.converter.neighbor_list.renew()
+
     def _in_ase_units(self, outputs: dict[str, torch.Tensor], name: str) -> np.ndarray:
         tensor = outputs[self.property_map[name]].detach().cpu()
         return tensor.numpy() * self.property_units[name]

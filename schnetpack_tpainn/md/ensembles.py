@@ -1,9 +1,11 @@
 """Ensembles: the integrator, what it conserves, and how many degrees of freedom it leaves."""
 
+import warnings
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import ase
 import numpy as np
 from ase import Atoms, units
 from ase.md.velocitydistribution import Stationary, ZeroRotation
@@ -11,7 +13,7 @@ from ase.md.verlet import VelocityVerlet
 
 from schnetpack_tpainn.errors import MDError
 
-__all__ = ["NVE", "NVT", "Ensemble", "Integrator", "draw_velocities"]
+__all__ = ["NPT", "NVE", "NVT", "Ensemble", "Integrator", "draw_velocities"]
 
 LINEAR = 1e-3  # smallest / largest moment of inertia below which a molecule counts as linear
 
@@ -27,6 +29,7 @@ class Ensemble(ABC):
     """What :func:`schnetpack_tpainn.md.run_md` asks of an ensemble."""
 
     conserves_energy: bool = False
+    needs_stress: bool = False
 
     @abstractmethod
     def dynamics(
@@ -41,7 +44,26 @@ class Ensemble(ABC):
             rng: source of the bath's noise.
 
         Returns:
-            An ASE integrator that keeps no state but that of ``atoms`` and ``rng``.
+            An ASE integrator. What it keeps, but ``atoms`` and ``rng``, :meth:`remember` tells.
+        """
+
+    def remember(self, dynamics: Any) -> np.ndarray:
+        """What a resumed run's integrator must :meth:`recall`; nothing, by default.
+
+        Args:
+            dynamics: the integrator.
+
+        Returns:
+            In ASE's units, of any shape.
+        """
+        return np.zeros(0)
+
+    def recall(self, dynamics: Any, remembered: np.ndarray) -> None:  # noqa: B027
+        """Bring an integrator to where another was.
+
+        Args:
+            dynamics: the integrator, changed in place.
+            remembered: from :meth:`remember`.
         """
 
     @abstractmethod
@@ -131,6 +153,70 @@ class NVT(Ensemble):
 
     def start(self, atoms: Atoms) -> None:
         """Leave the velocities as they are: the bath acts on all of them."""
+
+
+@dataclass(frozen=True)
+class NPT(Ensemble):
+    """Constant temperature and pressure by Langevin dynamics of atoms and cell.
+
+    Quigley and Probert, J. Chem. Phys. 120, 11432 (2004), in BAOAB splitting, by ASE. The
+    structure must be periodic in three directions, and the calculator must give the stress.
+
+    Attributes:
+        pressure_gpa: pressure in GPa; 1 bar is 1e-4 GPa.
+        friction_per_fs: friction of the atoms in 1/fs.
+        barostat_time_fs: time of the cell's fluctuations in fs.
+        isotropic: keep the cell's shape.
+    """
+
+    pressure_gpa: float = 1e-4
+    friction_per_fs: float = 0.01
+    barostat_time_fs: float = 1000.0
+    isotropic: bool = True
+    needs_stress = True
+
+    def __post_init__(self) -> None:
+        for name in ("friction_per_fs", "barostat_time_fs"):
+            if not getattr(self, name) > 0:
+                raise MDError(f"expected {name} > 0, got {getattr(self, name)}")
+
+    def dynamics(
+        self, atoms: Atoms, timestep_fs: float, temperature_k: float, rng: np.random.Generator
+    ) -> Integrator:
+        """ASE's ``LangevinBAOAB`` with a barostat."""
+        try:
+            from ase.md.langevinbaoab import LangevinBAOAB
+        except ImportError as error:
+            raise MDError(
+                f"expected an ASE with LangevinBAOAB, got {ase.__version__}; update it for NPT"
+            ) from error
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Using heuristic P_mass")
+            return LangevinBAOAB(
+                atoms,
+                timestep_fs * units.fs,
+                temperature_K=temperature_k,
+                externalstress=-self.pressure_gpa * units.GPa,
+                hydrostatic=self.isotropic,
+                T_tau=units.fs / self.friction_per_fs,
+                P_tau=self.barostat_time_fs * units.fs,
+                rng=rng,
+            )
+
+    def degrees_of_freedom(self, atoms: Atoms) -> int:
+        """All 3N."""
+        return 3 * len(atoms)
+
+    def start(self, atoms: Atoms) -> None:
+        """Leave the velocities as they are: the bath acts on all of them."""
+
+    def remember(self, dynamics: Any) -> np.ndarray:
+        """Momentum of the cell and the force on it."""
+        return np.array([dynamics.p_eps * np.ones_like(dynamics.force_eps), dynamics.force_eps])
+
+    def recall(self, dynamics: Any, remembered: np.ndarray) -> None:
+        """Momentum of the cell and the force on it."""
+        dynamics.p_eps, dynamics.force_eps = remembered.copy()
 
 
 def draw_velocities(atoms: Atoms, temperature_k: float, rng: np.random.Generator) -> None:

@@ -107,6 +107,10 @@ class VerletList:
         home = positions - self._wraps @ cell[pbc]  # (N, 3)
         return self._within_cutoff(self._tensor(home), self._tensor(cell))
 
+    def renew(self) -> None:
+        """Make a new list at the next call."""
+        self._pbc = None
+
     def _tensor(self, array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(array).to(self.device)
 

@@ -17,6 +17,7 @@ from schnetpack_tpainn.files import write_json
 __all__ = ["LOG_COLUMNS", "Recorder", "RestartState", "RunFiles", "read_log"]
 
 LOG_COLUMNS = ("time_fs", "temperature_k", "epot_ev", "ekin_ev", "etot_ev", "max_force_ev_per_ang")
+ARRAYS = ("positions", "momenta", "cell", "integrator")  # of a restart file
 
 
 def read_log(path: str | Path) -> dict[str, np.ndarray]:
@@ -48,6 +49,8 @@ class RestartState:
         step: time steps done in this phase.
         positions: Å, shape (N, 3).
         momenta: in ASE's units, shape (N, 3).
+        cell: Å, shape (3, 3).
+        integrator: what the integrator remembers, in ASE's units, of any shape.
         rng: state of the random-number generator.
         n_frames: frames in the trajectory.
         n_lines: lines in the log, without its head.
@@ -57,6 +60,8 @@ class RestartState:
     step: int
     positions: np.ndarray
     momenta: np.ndarray
+    cell: np.ndarray
+    integrator: np.ndarray
     rng: dict[str, Any]
     n_frames: int
     n_lines: int
@@ -107,12 +112,25 @@ class RunFiles:
         write_json(self._settings, content)
 
     def load(self) -> RestartState | None:
-        """State to go on from, or None when there is none yet."""
+        """State to go on from, or None when there is none yet.
+
+        Returns:
+            The state.
+
+        Raises:
+            MDError: the restart file is of an older version.
+        """
         if not self.restart.is_file():
             return None
         with np.load(self.restart, allow_pickle=False) as file:
-            scalars = json.loads(str(file["scalars"]))
-            return RestartState(positions=file["positions"], momenta=file["momenta"], **scalars)
+            missing = [name for name in ARRAYS if name not in file]
+            if missing:
+                raise MDError(
+                    f"expected a restart file of this version, got {self.restart} without "
+                    f"{missing}; choose another output"
+                )
+            arrays = {name: file[name] for name in ARRAYS}
+            return RestartState(**arrays, **json.loads(str(file["scalars"])))
 
     def save(self, state: RestartState) -> None:
         """Replace the restart file at once.
@@ -120,14 +138,10 @@ class RunFiles:
         Args:
             state: the state; frames and lines before it have been written.
         """
-        scalars = {k: v for k, v in vars(state).items() if k not in ("positions", "momenta")}
+        arrays = {name: getattr(state, name) for name in ARRAYS}
+        scalars = {k: v for k, v in vars(state).items() if k not in ARRAYS}
         temporary = self.restart.with_name(".restart.tmp.npz")
-        np.savez(
-            temporary,
-            positions=state.positions,
-            momenta=state.momenta,
-            scalars=json.dumps(scalars),
-        )
+        np.savez(temporary, **arrays, scalars=json.dumps(scalars))
         temporary.replace(self.restart)
 
 

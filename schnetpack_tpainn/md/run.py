@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from ase import Atoms
-from ase.calculators.calculator import Calculator
+from ase.calculators.calculator import Calculator, PropertyNotImplementedError
 
 from schnetpack_tpainn.data.store import fingerprint
 from schnetpack_tpainn.errors import MDError
+from schnetpack_tpainn.md.ensembles import Ensemble
 from schnetpack_tpainn.md.guard import ExplosionError
 from schnetpack_tpainn.md.output import RunFiles
 from schnetpack_tpainn.md.report import MDResult, read_finished, write_report
@@ -75,6 +76,7 @@ def run_md(
         log.info("%s is finished; its result is read", files.folder)
         return finished
     start.calc = calculator
+    _check_stress(settings.ensemble, start)
     simulation = Simulation(settings, start, files)
     try:
         simulation.run()
@@ -82,6 +84,15 @@ def run_md(
         write_report(simulation, content, error)
         raise
     return write_report(simulation, content, None)
+
+
+def _check_stress(ensemble: Ensemble, atoms: Atoms) -> None:
+    if not ensemble.needs_stress:
+        return
+    try:
+        atoms.get_stress()
+    except PropertyNotImplementedError as error:
+        raise MDError(f"expected a structure and a calculator with a stress: {error}") from error
 
 
 def _checked(atoms: Atoms) -> Atoms:

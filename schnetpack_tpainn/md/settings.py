@@ -16,11 +16,12 @@ class MDSettings:
     """How to run molecular dynamics; the keys of ``tpainn-md`` have the same names.
 
     Attributes:
-        ensemble: :class:`~schnetpack_tpainn.md.NVE`, :class:`~schnetpack_tpainn.md.NVT` or your
-            own subclass of :class:`~schnetpack_tpainn.md.ensembles.Ensemble`.
+        ensemble: :class:`~schnetpack_tpainn.md.NVE`, :class:`~schnetpack_tpainn.md.NVT`,
+            :class:`~schnetpack_tpainn.md.NPT` or your own subclass of
+            :class:`~schnetpack_tpainn.md.ensembles.Ensemble`.
         duration_ps: length of the recorded trajectory in ps.
         timestep_fs: time step in fs.
-        temperature_k: temperature in K of the start velocities, equilibration and NVT.
+        temperature_k: temperature in K of the start velocities, equilibration, NVT and NPT.
         equilibration_ps: Langevin dynamics before the recorded trajectory, in ps. Without it a
             relaxed structure has, after some vibrations, about half the temperature.
         equilibration_friction_per_fs: its friction in 1/fs.
@@ -53,7 +54,7 @@ class MDSettings:
     def __post_init__(self) -> None:
         if not isinstance(self.ensemble, Ensemble):
             raise MDError(
-                f"expected ensemble to be NVE() or NVT() of schnetpack_tpainn.md, got "
+                f"expected ensemble to be NVE(), NVT() or NPT() of schnetpack_tpainn.md, got "
                 f"{self.ensemble!r}"
             )
         positive = ("duration_ps", "timestep_fs", "temperature_k", "equilibration_friction_per_fs")

@@ -8,6 +8,7 @@ from ase import Atoms, units
 from ase.optimize import BFGS
 from tqdm import tqdm
 
+from schnetpack_tpainn.md.calculator import TPaiNNCalculator
 from schnetpack_tpainn.md.ensembles import Ensemble, draw_velocities
 from schnetpack_tpainn.md.guard import Guard
 from schnetpack_tpainn.md.output import Recorder, RestartState, RunFiles
@@ -39,6 +40,7 @@ class Simulation:
         self.guard = Guard(settings.limits, atoms)
         self.degrees_of_freedom = settings.ensemble.degrees_of_freedom(atoms)
         self.rng = np.random.default_rng(settings.seed)
+        self._remembered: np.ndarray | None = None
         self.phase, self.step = EQUILIBRATION, 0
         self.steps_per_s: float | None = None
 
@@ -58,7 +60,7 @@ class Simulation:
             if self.phase == EQUILIBRATION:
                 self._propagate(self.settings.thermostat, self.settings.n_equilibration, recorder)
                 self.settings.ensemble.start(self.atoms)
-                self.phase, self.step = PRODUCTION, 0
+                self.phase, self.step, self._remembered = PRODUCTION, 0, None
             begin, first = time.perf_counter(), self.step
             self._propagate(self.settings.ensemble, self.settings.n_steps, recorder)
             if self.step > first:
@@ -81,9 +83,11 @@ class Simulation:
 
     def _restore(self, state: RestartState) -> None:
         self.phase, self.step = state.phase, state.step
+        self.atoms.set_cell(state.cell)
         self.atoms.set_positions(state.positions)
         self.atoms.set_momenta(state.momenta)
         self.rng.bit_generator.state = state.rng
+        self._remembered = state.integrator
         log.info("%s: going on at step %d of the %s", self.files.folder, self.step, self.phase)
 
     def _propagate(self, ensemble: Ensemble, n_steps: int, recorder: Recorder) -> None:
@@ -91,20 +95,38 @@ class Simulation:
         settings = self.settings
         if self.step >= n_steps:
             return
+        if self.step == 0:
+            self._renew_neighbors()
+            self.atoms.calc.reset()
         dynamics = ensemble.dynamics(
             self.atoms, settings.timestep_fs, settings.temperature_k, self.rng
         )
+        if self._remembered is not None:
+            ensemble.recall(dynamics, self._remembered)
+            self._remembered = None
         with tqdm(total=n_steps, initial=self.step, desc=self.phase, unit="step") as bar:
             if self.step == 0 and not recorder.n_lines:
-                self._observe(n_steps, recorder)
+                self._observe(recorder)
+                self._save(ensemble.remember(dynamics), recorder)
             while self.step < n_steps:
+                saves = (self.step + 1) % settings.restart_interval == 0
+                saves = saves or self.step + 1 == n_steps
+                if saves:
+                    self._renew_neighbors()
                 dynamics.step()
                 self.step += 1
-                self._observe(n_steps, recorder)
+                self._observe(recorder)
+                if saves:
+                    self._save(ensemble.remember(dynamics), recorder)
                 bar.update()
 
-    def _observe(self, n_steps: int, recorder: Recorder) -> None:
-        """Check, record and, now and then, save the state."""
+    def _renew_neighbors(self) -> None:
+        """Make the neighbour list where a resumed run has to, for both to be rounded alike."""
+        if isinstance(self.atoms.calc, TPaiNNCalculator):
+            self.atoms.calc.renew_neighbors()
+
+    def _observe(self, recorder: Recorder) -> None:
+        """Check and record."""
         settings, atoms, step = self.settings, self.atoms, self.step
         kinetic = atoms.get_kinetic_energy()
         moving = self.degrees_of_freedom if self.phase == PRODUCTION else 3 * len(atoms)
@@ -117,16 +139,19 @@ class Simulation:
             recorder.add_line((step * settings.timestep_fs, temperature, *energies, force))
         if self.phase == PRODUCTION and step % settings.trajectory_interval == 0:
             recorder.add_frame(atoms)
-        if step % settings.restart_interval == 0 or step == n_steps:
-            recorder.flush()
-            self.files.save(
-                RestartState(
-                    phase=self.phase,
-                    step=step,
-                    positions=atoms.get_positions(),
-                    momenta=atoms.get_momenta(),
-                    rng=dict(self.rng.bit_generator.state),
-                    n_frames=recorder.n_frames,
-                    n_lines=recorder.n_lines,
-                )
+
+    def _save(self, integrator: np.ndarray, recorder: Recorder) -> None:
+        recorder.flush()
+        self.files.save(
+            RestartState(
+                phase=self.phase,
+                step=self.step,
+                positions=self.atoms.get_positions(),
+                momenta=self.atoms.get_momenta(),
+                cell=self.atoms.cell.array,
+                integrator=integrator,
+                rng=dict(self.rng.bit_generator.state),
+                n_frames=recorder.n_frames,
+                n_lines=recorder.n_lines,
             )
+        )

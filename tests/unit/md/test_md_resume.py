@@ -12,7 +12,7 @@ from ase.io.trajectory import TrajectoryReader, TrajectoryWriter
 
 from schnetpack_tpainn.data.rdkit import RDKitForceField
 from schnetpack_tpainn.data.structures import embed_smiles
-from schnetpack_tpainn.md import NVE, NVT, MDSettings, TPaiNNCalculator, run_md
+from schnetpack_tpainn.md import NPT, NVE, NVT, MDSettings, TPaiNNCalculator, run_md
 
 COMMON = {"trajectory_interval": 2, "log_interval": 1, "restart_interval": 70}
 
@@ -22,6 +22,14 @@ def run(case, model, output):
     if case == "model":
         settings = MDSettings(ensemble=NVE(), duration_ps=0.2, equilibration_ps=0.05, **COMMON)
         return run_md(settings, embed_smiles("O"), TPaiNNCalculator(model, device="cpu"), output)
+    if case.startswith("npt"):
+        ensemble = NPT(pressure_gpa=1, barostat_time_fs=30, isotropic=case == "npt isotropic")
+        settings = MDSettings(ensemble=ensemble, duration_ps=0.3, equilibration_ps=0.05, **COMMON)
+        box = embed_smiles("O")
+        box.set_cell([[6.0, 0, 0], [1, 6, 0], [0, 1, 6]])
+        box.pbc = True
+        calculator = TPaiNNCalculator(model, device="cpu", stress=True)
+        return run_md(settings, box, calculator, output)
     if case == "early":
         intervals = COMMON | {"restart_interval": 10**6}
         settings = MDSettings(ensemble=NVE(), duration_ps=2, equilibration_ps=0.01, **intervals)
@@ -65,12 +73,14 @@ def leave_rubbish(output):
     ("case", "phases"),
     [
         ("model", {"production": 1}),
+        ("npt isotropic", {"production": 1}),
+        ("npt", {"equilibration": 1, "production": 1}),
         ("mmff94", {"equilibration": 1, "production": 1}),
         ("early", {"production": 0}),
     ],
 )
 def test_killed_run_goes_on_as_if_unbroken(case, phases, request, tmp_path):
-    model = request.getfixturevalue("water_model") if case == "model" else None
+    model = request.getfixturevalue("water_model") if case not in ("mmff94", "early") else None
     for phase, step in phases.items():
         kill_in(case, model, tmp_path / "killed", phase, step)
     leave_rubbish(tmp_path / "killed")
@@ -82,6 +92,7 @@ def test_killed_run_goes_on_as_if_unbroken(case, phases, request, tmp_path):
         for i in range(len(b)):
             x, y = a[i], b[i]
             np.testing.assert_array_equal(x.positions, y.positions)
+            np.testing.assert_array_equal(x.cell, y.cell)
             np.testing.assert_array_equal(x.get_momenta(), y.get_momenta())
             np.testing.assert_array_equal(x.get_forces(), y.get_forces())
             assert x.get_potential_energy() == y.get_potential_energy()
