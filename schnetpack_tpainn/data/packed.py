@@ -1,6 +1,7 @@
 """Preprocessed samples as bytes, from which batches are cut."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -132,9 +133,9 @@ class PackedSamples:
         """
         return [
             {
-                key: _tensor(bytearray(content[a:b]), dtype, row)
-                for (key, dtype, row), a, b in zip(
-                    self._schema or (), ends[:-1], ends[1:], strict=True
+                key: _tensor(_bytes(bytearray(content[a:b])), dtype, row)
+                for (key, dtype, row), (a, b) in zip(
+                    self._schema or (), pairwise(ends), strict=True
                 )
             }
             for content, ends in self._records(indices)
@@ -152,11 +153,12 @@ class PackedSamples:
         records = self._records(indices)
         batch: Sample = {}
         n_rows: dict[str, torch.Tensor] = {}  # (B,) each
+        columns = _columns(records)
         for k, (key, dtype, row) in enumerate(self._schema or ()):
-            parts = [content[ends[k] : ends[k + 1]] for content, ends in records]
-            batch[key] = _tensor(bytearray().join(parts), dtype, row)
+            batch[key] = _tensor(columns[k], dtype, row)
             if key in ATOM_INDICES or key in PAIR_INDICES:
-                n_rows[key] = torch.tensor([len(part) for part in parts]) // dtype.itemsize
+                sizes = [ends[k + 1] - ends[k] for _, ends in records]
+                n_rows[key] = torch.tensor(sizes) // dtype.itemsize
         n_atoms = batch[properties.n_atoms]  # (B,)
         batch[properties.idx_m] = torch.repeat_interleave(torch.arange(len(records)), n_atoms)
         for key, rows in n_rows.items():
@@ -168,6 +170,23 @@ class PackedSamples:
         return batch
 
 
-def _tensor(content: bytearray, dtype: torch.dtype, row: torch.Size) -> torch.Tensor:
-    flat = torch.from_numpy(np.frombuffer(content, dtype=np.uint8)).view(dtype)
+def _columns(records: Sequence[tuple[memoryview, tuple[int, ...]]]) -> list[np.ndarray]:
+    """Bytes of each tensor of a batch, from contents and ends of its samples."""
+    ends = records[0][1]
+    if all(other is ends for _, other in records):  # as those of one molecule often are
+        table = _bytes(bytearray().join([content for content, _ in records]))
+        table = table.reshape(len(records), ends[-1])
+        return [table[:, a:b].copy().reshape(-1) for a, b in pairwise(ends)]
+    return [
+        _bytes(bytearray().join([content[e[k] : e[k + 1]] for content, e in records]))
+        for k in range(len(ends) - 1)
+    ]
+
+
+def _bytes(content: bytearray) -> np.ndarray:
+    return np.frombuffer(content, dtype=np.uint8)
+
+
+def _tensor(content: np.ndarray, dtype: torch.dtype, row: torch.Size) -> torch.Tensor:
+    flat = torch.from_numpy(content).view(dtype)
     return flat.view(len(flat) // row.numel(), *row)
