@@ -21,56 +21,83 @@ __all__ = ["grad_atoms", "grad_pairs", "grad_table", "message"]
 
 @triton.jit
 def pair(r, idx_j, grid, e, stop, n_intervals):
-    """Sender, whether it is near, distance, unit vector, interval of the table, place in it."""
+    """Sender, whether it is near, distance, unit vector, interval of the table, place in it.
+
+    The place is in double precision, for it has as many digits as there are intervals and
+    positions. One Newton step gives the distance so, for less than a double root costs on most
+    GPUs.
+    """
     listed = e < stop
     j = tl.load(idx_j + e, mask=listed, other=0)
     x = tl.load(r + 3 * e, mask=listed, other=1.0)
     y = tl.load(r + 3 * e + 1, mask=listed, other=1.0)
     z = tl.load(r + 3 * e + 2, mask=listed, other=1.0)
-    d = tl.where(j < 0, float("nan"), tl.sqrt(x * x + y * y + z * z))
-    near = listed & ~(d >= tl.load(grid + 1))
-    s = (d - tl.load(grid)) * tl.load(grid + 2)
+    x2, y2, z2 = x.to(tl.float64), y.to(tl.float64), z.to(tl.float64)
+    d2 = x2 * x2 + y2 * y2 + z2 * z2
+    d = tl.where(j < 0, float("nan"), tl.sqrt(d2.to(x.dtype)))
+    rounded = d.to(tl.float64)
+    exact = rounded + ((d2 - rounded * rounded).to(x.dtype) / (2 * d)).to(tl.float64)
+    near = listed & ~(exact >= tl.load(grid + 1))
+    s = (exact - tl.load(grid)) * tl.load(grid + 2)
     # The last interval holds what is rounded up to the cutoff; NaN gives any integer.
     k = tl.minimum(tl.maximum(s.to(tl.int32), 0), n_intervals - 1)
-    return tl.maximum(j, 0), near, d, (x / d, y / d, z / d), k, s - k.to(s.dtype)
+    return tl.maximum(j, 0), near, d, (x / d, y / d, z / d), k, (s - k).to(x.dtype)
+
+
+@triton.jit
+def inverse_width(grid, r):
+    """One over the width of the intervals, in the dtype of ``r``."""
+    return tl.load(grid + 2).to(r.dtype.element_ty)
 
 
 @triton.jit
 def hermite(t):
-    """Weights of the knots' values and scaled slopes, left and right."""
-    right = t * t * (3 - 2 * t)
-    return 1 - right, t * (1 - t) * (1 - t), right, t * t * (t - 1)
+    """Weights of values, scaled slopes and scaled curvatures at the knots left and right of t."""
+    t2, t3 = t * t, t * t * t
+    right = t3 * (10 - t * (15 - 6 * t))
+    return (
+        1 - right,
+        t - t3 * (6 - t * (8 - 3 * t)),
+        0.5 * (t2 - t3 * (3 - t * (3 - t))),
+        right,
+        t3 * (t * (7 - 3 * t) - 4),
+        0.5 * t3 * (1 - t * (2 - t)),
+    )
 
 
 @triton.jit
-def hermite_slope(t, inv_h):
-    """Derivatives of :func:`hermite` with respect to the distance."""
-    right = 6 * t * (1 - t) * inv_h
-    return -right, (1 - t) * (1 - 3 * t) * inv_h, right, t * (3 * t - 2) * inv_h
-
-
-@triton.jit
-def scaled(factor, h):
-    """Multiply all four weights."""
-    return factor * h[0], factor * h[1], factor * h[2], factor * h[3]
+def hermite_slope(t, scale):
+    """Derivatives of :func:`hermite` with respect to t, times ``scale``."""
+    t2 = scale * t * t
+    right = 30 * t2 * (1 - t) * (1 - t)
+    return (
+        -right,
+        scale - t2 * (18 - t * (32 - 15 * t)),
+        scale * t - t2 * (4.5 - t * (6 - 2.5 * t)),
+        right,
+        t2 * (t * (28 - 15 * t) - 12),
+        t2 * (1.5 - t * (4 - 2.5 * t)),
+    )
 
 
 @triton.jit
 def knots(table, k, c: tl.constexpr, f, mask, n: tl.constexpr):
-    """Value and slope of filter ``c`` at the left knot, and at the right."""
-    at = table + k * (6 * n) + c * n + f
+    """Value, slope and curvature of filter ``c`` at the left knot, and at the right."""
+    at = table + k * (9 * n) + c * n + f
     return (
         tl.load(at, mask=mask, other=0.0),
         tl.load(at + 3 * n, mask=mask, other=0.0),
         tl.load(at + 6 * n, mask=mask, other=0.0),
         tl.load(at + 9 * n, mask=mask, other=0.0),
+        tl.load(at + 12 * n, mask=mask, other=0.0),
+        tl.load(at + 15 * n, mask=mask, other=0.0),
     )
 
 
 @triton.jit
 def mix(h, w):
     """Interpolate a filter between knots."""
-    return h[0] * w[0] + h[1] * w[1] + h[2] * w[2] + h[3] * w[3]
+    return h[0] * w[0] + h[1] * w[1] + h[2] * w[2] + h[3] * w[3] + h[4] * w[4] + h[5] * w[5]
 
 
 @triton.jit
@@ -93,6 +120,12 @@ def vector(pointer, i, f, mask, n: tl.constexpr):
 def dot(a, b):
     """Scalar product of vectors."""
     return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
+
+
+@triton.jit
+def component(a, m):
+    """Components ``m`` of vectors."""
+    return tl.where(m == 0, a[0], tl.where(m == 1, a[1], a[2]))
 
 
 @triton.jit
@@ -185,7 +218,7 @@ def grad_pairs(
     for first in range(tl.load(starts + i), stop, rows):
         e = first + tl.arange(0, rows)[:, None]
         j, near, d, u, k, t = pair(r, idx_j, grid, e, stop, n_intervals)
-        mask, dh = near & (f < n), hermite_slope(t, tl.load(grid + 2))
+        mask, dh = near & (f < n), hermite_slope(t, inverse_width(grid, r))
         x2 = line(x, j, 1, f, mask, n)
         w2 = knots(table, k, 1, f, mask, n)
         v = mix(hermite(t), w2) * x2
@@ -195,20 +228,18 @@ def grad_pairs(
             slopes += mix(dh, knots(table, k, 2, f, mask, n)) * dot(vector(y, j, f, mask, n), g)
         v = over_features(v * g[0]), over_features(v * g[1]), over_features(v * g[2])
         slope = over_features(slopes) - dot(v, u) / d
-        at = gr + 3 * e
-        tl.store(at, tl.load(at, mask=near) + slope * u[0] + v[0] / d, mask=near)
-        tl.store(at + 1, tl.load(at + 1, mask=near) + slope * u[1] + v[1] / d, mask=near)
-        tl.store(at + 2, tl.load(at + 2, mask=near) + slope * u[2] + v[2] / d, mask=near)
+        m = tl.arange(0, 4)[None, :]
+        at, mask = gr + 3 * e + m, near & (m < 3)
+        value = slope * component(u, m) + component(v, m) / d
+        tl.store(at, tl.load(at, mask=mask) + value, mask=mask)
 
 
 @triton.jit
-def add(gtable, k, c: tl.constexpr, gw, f, mask, n: tl.constexpr):
-    """Add gradients ``gw`` of the :func:`knots` of filter ``c``."""
-    at = gtable + k * (6 * n) + c * n + f
-    tl.atomic_add(at, gw[0], mask=mask, sem="relaxed")
-    tl.atomic_add(at + 3 * n, gw[1], mask=mask, sem="relaxed")
-    tl.atomic_add(at + 6 * n, gw[2], mask=mask, sem="relaxed")
-    tl.atomic_add(at + 9 * n, gw[3], mask=mask, sem="relaxed")
+def add(gtable, k, c: tl.constexpr, h, gw, f, mask, n: tl.constexpr):
+    """Add the gradient ``gw`` of filter ``c`` to the two knots it was interpolated from."""
+    at = gtable + k * (9 * n) + c * n + f
+    for m in tl.static_range(6):
+        tl.atomic_add(at + 3 * m * n, h[m] * gw, mask=mask, sem="relaxed")
 
 
 @triton.jit
@@ -226,7 +257,7 @@ def grad_table(
         e = first + tl.arange(0, rows)[:, None]
         j, near, _, u, k, t = pair(r, idx_j, grid, e, stop, n_intervals)
         h, mask = hermite(t), near & (f < n)
-        add(gtable, k, 0, scaled(line(x, j, 0, f, mask, n) * gqi, h), f, mask, n)
-        add(gtable, k, 1, scaled(line(x, j, 1, f, mask, n) * dot(g, u), h), f, mask, n)
+        add(gtable, k, 0, h, line(x, j, 0, f, mask, n) * gqi, f, mask, n)
+        add(gtable, k, 1, h, line(x, j, 1, f, mask, n) * dot(g, u), f, mask, n)
         if with_y:
-            add(gtable, k, 2, scaled(dot(vector(y, j, f, mask, n), g), h), f, mask, n)
+            add(gtable, k, 2, h, dot(vector(y, j, f, mask, n), g), f, mask, n)

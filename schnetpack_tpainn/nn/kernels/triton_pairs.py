@@ -11,7 +11,7 @@ from schnetpack_tpainn.nn.kernels.table import START
 __all__ = ["sort_pairs"]
 
 TOLERANCE = 1e-3
-AT_ONCE = 256
+AT_ONCE = 128
 
 
 def sort_pairs(r: Tensor, idx_i: Tensor, idx_j: Tensor, n_atoms: int) -> Pairs:

@@ -8,16 +8,16 @@ import triton
 import triton.language as tl
 
 from schnetpack_tpainn.nn.kernels.triton_loops import (
-    add,
+    component,
     dot,
     hermite,
     hermite_slope,
+    inverse_width,
     knots,
     line,
     mix,
     over_features,
     pair,
-    scaled,
     total,
     vector,
 )
@@ -36,11 +36,18 @@ def moving(rho, e, near, d, u):
 
 
 @triton.jit
-def hermite_curvature(t, inv_h):
-    """Second derivatives of the Hermite weights with respect to the distance."""
-    s = 2 * inv_h * inv_h
-    right = (3 - 6 * t) * s
-    return -right, (3 * t - 2) * s, right, (3 * t - 1) * s
+def hermite_curvature(t, scale):
+    """Second derivatives of the Hermite weights with respect to t, times ``scale``."""
+    t1 = scale * t
+    right = 60 * t1 * (1 - t * (3 - 2 * t))
+    return (
+        -right,
+        12 * t1 * (t * (8 - 5 * t) - 3),
+        scale - t1 * (9 - t * (18 - 10 * t)),
+        right,
+        12 * t1 * (t * (7 - 5 * t) - 2),
+        t1 * (3 - t * (12 - 10 * t)),
+    )
 
 
 @triton.jit
@@ -58,7 +65,7 @@ def tangent(
         e = first + tl.arange(0, rows)[:, None]
         j, near, d, u, k, t = pair(r, idx_j, grid, e, stop, n_intervals)
         c, du = moving(rho, e, near, d, u)
-        mask, h, dh = near & (f < n), hermite(t), scaled(c, hermite_slope(t, tl.load(grid + 2)))
+        mask, h, dh = near & (f < n), hermite(t), hermite_slope(t, c * inverse_width(grid, r))
         w1 = knots(table, k, 0, f, mask, n)
         sq += mix(h, w1) * line(a, j, 0, f, mask, n) + mix(dh, w1) * line(x, j, 0, f, mask, n)
         w2, x2 = knots(table, k, 1, f, mask, n), line(x, j, 1, f, mask, n)
@@ -97,7 +104,7 @@ def tangent_grad_atoms(
         e = first + tl.arange(0, rows)[:, None]
         j, near, d, u, k, t = pair(r, idx_j, grid, e, stop, n_intervals)
         c, du = moving(rho, e, near, d, u)
-        mask, dh = near & (f < n), scaled(c, hermite_slope(t, tl.load(grid + 2)))
+        mask, dh = near & (f < n), hermite_slope(t, c * inverse_width(grid, r))
         g = vector(gmu, j, f, mask, n)
         gqj = tl.load(gq + j * n + f, mask=mask, other=0.0)
         w2 = knots(table, k, 1, f, mask, n)
@@ -135,13 +142,13 @@ def tangent_grad_pairs(
     f = tl.arange(0, width)[None, :]
     g = vector(gmu, i, f, f < n, n)
     gqi = tl.load(gq + i * n + f, mask=f < n, other=0.0)
-    inv_h = tl.load(grid + 2)
+    inv_h = inverse_width(grid, r)
     stop = tl.load(starts + i + 1)
     for first in range(tl.load(starts + i), stop, rows):
         e = first + tl.arange(0, rows)[:, None]
         j, near, d, u, k, t = pair(r, idx_j, grid, e, stop, n_intervals)
         c, du = moving(rho, e, near, d, u)
-        mask, dh, ddh = near & (f < n), hermite_slope(t, inv_h), hermite_curvature(t, inv_h)
+        mask, dh, ddh = near & (f < n), hermite_slope(t, inv_h), hermite_curvature(t, inv_h * inv_h)
         w, x1 = knots(table, k, 0, f, mask, n), line(x, j, 0, f, mask, n) * gqi
         s1, s2 = mix(dh, w) * x1, mix(ddh, w) * x1
         sa = mix(dh, w) * line(a, j, 0, f, mask, n) * gqi
@@ -161,21 +168,19 @@ def tangent_grad_pairs(
         vu = dot(v, u)
         along = over_features(s2) * c + dot(dv, du) + over_features(sa)
         along -= (dot(va, u) + dot(dv, u) * c + dot(v, du) - vu * c / d) / d
-        for m in tl.static_range(3):
-            across = va[m] + dv[m] * c - vu * du[m] - v[m] * c / d
-            value = along * u[m] + slope * du[m] + across / d
-            tl.store(gr + 3 * e + m, tl.where(near, value, 0.0), mask=e < stop)
+        m = tl.arange(0, 4)[None, :]
+        um, dum = component(u, m), component(du, m)
+        across = component(va, m) + component(dv, m) * c - vu * dum - component(v, m) * c / d
+        value = tl.where(near, along * um + slope * dum + across / d, 0.0)
+        tl.store(gr + 3 * e + m, value, mask=(e < stop) & (m < 3))
 
 
 @triton.jit
-def both(h, gw, dh, gdw):
-    r"""Gradients of the knots, from those of :math:`W` and :math:`\dot W`."""
-    return (
-        h[0] * gw + dh[0] * gdw,
-        h[1] * gw + dh[1] * gdw,
-        h[2] * gw + dh[2] * gdw,
-        h[3] * gw + dh[3] * gdw,
-    )
+def add_both(gtable, k, c: tl.constexpr, h, gw, dh, gdw, f, mask, n: tl.constexpr):
+    r"""Add the gradients of :math:`W` and :math:`\dot W` to the knots, as :func:`.add` does."""
+    at = gtable + k * (9 * n) + c * n + f
+    for m in tl.static_range(6):
+        tl.atomic_add(at + 3 * m * n, h[m] * gw + dh[m] * gdw, mask=mask, sem="relaxed")
 
 
 @triton.jit
@@ -193,12 +198,12 @@ def tangent_grad_table(
         e = first + tl.arange(0, rows)[:, None]
         j, near, d, u, k, t = pair(r, idx_j, grid, e, stop, n_intervals)
         c, du = moving(rho, e, near, d, u)
-        mask, h, dh = near & (f < n), hermite(t), scaled(c, hermite_slope(t, tl.load(grid + 2)))
-        x1, x2, gu = line(x, j, 0, f, mask, n) * gqi, line(x, j, 1, f, mask, n), dot(g, u)
-        gw = line(a, j, 0, f, mask, n) * gqi
-        add(gtable, k, 0, both(h, gw, dh, x1), f, mask, n)
+        mask, h, dh = near & (f < n), hermite(t), hermite_slope(t, c * inverse_width(grid, r))
+        gw, gdw = line(a, j, 0, f, mask, n) * gqi, line(x, j, 0, f, mask, n) * gqi
+        add_both(gtable, k, 0, h, gw, dh, gdw, f, mask, n)
+        x2, gu = line(x, j, 1, f, mask, n), dot(g, u)
         gw = line(a, j, 1, f, mask, n) * gu + x2 * dot(g, du)
-        add(gtable, k, 1, both(h, gw, dh, x2 * gu), f, mask, n)
+        add_both(gtable, k, 1, h, gw, dh, x2 * gu, f, mask, n)
         if with_y:
             gw, gdw = dot(vector(b, j, f, mask, n), g), dot(vector(y, j, f, mask, n), g)
-            add(gtable, k, 2, both(h, gw, dh, gdw), f, mask, n)
+            add_both(gtable, k, 2, h, gw, dh, gdw, f, mask, n)
