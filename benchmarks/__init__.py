@@ -1,0 +1,1 @@
+"""TPaiNN beside stock SchNetPack: ``python -m benchmarks``; see docs/benchmarks/speed.md."""
