@@ -27,6 +27,7 @@ LOOPS = [
 UPDATES = [getattr(triton_update, name) for name in triton_update.__all__]
 
 
+@pytest.mark.slow
 def test_in_the_interpreter():
     child = Path(__file__).with_name("triton_interpreted.py")
     done = subprocess.run(

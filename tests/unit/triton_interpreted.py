@@ -155,7 +155,7 @@ def evaluate(potential, batch):
     return [found["energy"], found["forces"]]
 
 
-@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-5), (torch.float64, 1e-6)])
+@pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-5), (torch.float64, 1e-8)])
 def test_a_model_gives_the_energies_and_forces_of_plain_torch(dtype, bound):
     expected, got = (evaluate(model(name, dtype), inputs(dtype)) for name in ("torch", "triton"))
     for x, y in zip(got, expected, strict=True):
@@ -170,7 +170,7 @@ def test_a_model_trains_as_in_plain_torch():
         (energy.sum() + forces.square().sum()).backward()
         gradients.append({name: p.grad for name, p in potential.named_parameters()})
     for name, y in gradients[0].items():
-        x, bound = gradients[1][name], 1e-6 * float(y.abs().max())
+        x, bound = gradients[1][name], 1e-7 * float(y.abs().max())
         torch.testing.assert_close(x, y, rtol=0, atol=bound, msg=name)
 
 
@@ -198,5 +198,5 @@ SPOILT = {
 
 @pytest.mark.parametrize("spoil", SPOILT.values(), ids=SPOILT)
 def test_an_unsuitable_list_gives_no_number(spoil):
-    batch = spoil(testing.batch(testing.systems()[:1], CUTOFF, torch.float32))
+    batch = spoil(testing.batch(testing.systems()[3:], CUTOFF, torch.float32))
     assert all(x.isnan().all() for x in evaluate(model("triton", torch.float32), batch))
