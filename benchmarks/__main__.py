@@ -222,21 +222,23 @@ def render(given: argparse.Namespace) -> int:
     return 0
 
 
-def main(arguments: list[str]) -> int:
-    """Run the benchmarks.
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """Read the command line; without a command it is that of ``run``.
 
     Args:
         arguments: of the command line.
 
     Returns:
-        Status of the process.
+        Command and options.
     """
-    commands = {"run": run, "row": run_row, "profile": profile, "render": render}
-    if arguments[:1] not in ([name] for name in (*commands, "-h", "--help")):
+    if not arguments or arguments[0] not in (*COMMANDS, "-h", "--help"):
         arguments = ["run", *arguments]
-    given = parser().parse_args(arguments)
-    return commands[given.command](given)
+    return parser().parse_args(arguments)
+
+
+COMMANDS = {"run": run, "row": run_row, "profile": profile, "render": render}
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    given = parse(sys.argv[1:])
+    sys.exit(COMMANDS[given.command](given))

@@ -10,7 +10,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,15 +19,13 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 from ase.calculators.emt import EMT
-from pytorch_lightning import Callback, LightningModule, Trainer
 
 from benchmarks.models import STOCK
 from benchmarks.structures import ethanol
 from benchmarks.timing import Settings, Work, time_sound
 from schnetpack_tpainn.data.store import labelled, write_database
-from schnetpack_tpainn.files import write_json
 
-__all__ = ["BATCHES", "RUNS", "EpochClock", "run", "train"]
+__all__ = ["BATCHES", "RUNS", "run", "train"]
 
 BATCHES = (10, 100)
 FRAMES = 1000
@@ -70,31 +67,6 @@ RUNS: dict[str, Callable[[int, int], list[str]]] = {
 }
 
 
-class EpochClock(Callback):
-    """Writes when each validation began, and how many frames, batches and parameters came before.
-
-    Args:
-        path: JSON file.
-    """
-
-    def __init__(self, path: str) -> None:
-        self.path = Path(path)
-        self.record: dict[str, Any] = {"validations": [], "frames": 0, "batches": 0}
-
-    def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        """Count."""
-        self.record["frames"] += len(batch["_idx"])
-        self.record["batches"] += 1
-
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Read the clock, and write."""
-        self.record["validations"].append(time.perf_counter())
-        self.record["parameters"] = sum(p.numel() for p in pl_module.model.parameters())
-        write_json(self.path, self.record)
-
-
 def make_frames(path: Path) -> None:
     """Write 1,000 frames to train on and a few to validate and test, with ASE's EMT as labels.
 
@@ -109,17 +81,19 @@ def make_frames(path: Path) -> None:
     write_database(path, map(label, ethanol(FRAMES + 20)), {})
 
 
-def train(overrides: list[str], batch_size: int, database: Path, threads: int) -> dict[str, Any]:
+def train(
+    overrides: list[str], batch_size: int, database: Path, settings: Settings
+) -> dict[str, Any]:
     """Run ``spktrain`` and read the clock.
 
     Args:
         overrides: which model and data module.
         batch_size: molecules in a batch.
         database: the frames.
-        threads: of torch.
+        settings: device and threads.
 
     Returns:
-        What :class:`EpochClock` wrote.
+        What :class:`benchmarks.clock.EpochClock` wrote.
 
     Raises:
         RuntimeError: training failed. That of SchNetPack 2.2 may end with an error, once trained.
@@ -136,11 +110,12 @@ def train(overrides: list[str], batch_size: int, database: Path, threads: int) -
             "data.num_test=10",
             f"run.data_dir={folder}",
             f"run.path={folder}",
+            f"trainer.accelerator={'gpu' if settings.device == 'cuda' else 'cpu'}",
             "logger=csv",
             "print_config=false",
-            f"+callbacks.clock={{_target_:benchmarks.epoch.EpochClock,path:{clock}}}",
+            f"+callbacks.clock={{_target_:benchmarks.clock.EpochClock,path:{clock}}}",
         ]
-        env = {**os.environ, "OMP_NUM_THREADS": str(threads), "PWD": folder}
+        env = {**os.environ, "OMP_NUM_THREADS": str(settings.threads), "PWD": folder}
         done = subprocess.run(
             command, cwd=folder, env=env, capture_output=True, text=True, check=False
         )
@@ -164,7 +139,7 @@ def run(batch_size: int, settings: Settings) -> dict[str, Any]:
         make_frames(database)
 
         def once(name: str, epochs: int) -> dict[str, Any]:
-            return train(RUNS[name](batch_size, epochs), batch_size, database, settings.threads)
+            return train(RUNS[name](batch_size, epochs), batch_size, database, settings)
 
         def work(name: str) -> Work:
             return lambda: mean(np.diff(once(name, EPOCHS)["validations"]).tolist())

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from schnetpack.atomistic import Atomwise, Forces, PairwiseDistances
@@ -12,9 +13,7 @@ from schnetpack.representation import PaiNN
 from benchmarks.structures import CUTOFF
 from schnetpack_tpainn.representation import TPaiNN
 
-__all__ = ["STOCK", "VARIANTS", "backend", "potential", "stock_painn"]
-
-STOCK = "stock"
+__all__ = ["STOCK", "VARIANTS", "Variant", "backend", "potential", "stock_painn"]
 
 
 def in_plain_torch(painn: PaiNN) -> TPaiNN:
@@ -24,10 +23,24 @@ def in_plain_torch(painn: PaiNN) -> TPaiNN:
     return model
 
 
-VARIANTS: dict[str, Callable[[PaiNN], torch.nn.Module]] = {
-    STOCK: copy.deepcopy,
-    "TPaiNN": TPaiNN.from_painn,
-    "TPaiNN torch": in_plain_torch,
+@dataclass(frozen=True)
+class Variant:
+    """How to make a potential with the weights of a stock PaiNN.
+
+    Attributes:
+        representation: makes the representation.
+        potential: makes the potential, with the arguments of ``NeuralNetworkPotential``.
+    """
+
+    representation: Callable[[PaiNN], torch.nn.Module]
+    potential: Callable[..., NeuralNetworkPotential] = NeuralNetworkPotential
+
+
+STOCK = "stock"
+VARIANTS = {
+    STOCK: Variant(copy.deepcopy),
+    "TPaiNN": Variant(TPaiNN.from_painn),
+    "TPaiNN torch": Variant(in_plain_torch),
 }
 
 
@@ -46,23 +59,21 @@ def stock_painn(features: int = 128) -> PaiNN:
 
 
 def potential(name: str, painn: PaiNN | None = None) -> NeuralNetworkPotential:
-    """Energies and forces on top of a representation with the weights of a stock PaiNN.
+    """Energies and forces on top of a representation.
 
     Args:
         name: one of ``VARIANTS``.
         painn: the stock PaiNN; :func:`stock_painn` by default.
 
     Returns:
-        The model, in evaluation mode. Its outputs are ``energy`` (B,), ``forces`` (N, 3) and
-        ``energies``, those of the atoms (N,).
+        The model, in evaluation mode; its outputs are ``energy`` (B,) and ``forces`` (N, 3).
     """
-    representation = VARIANTS[name](stock_painn() if painn is None else painn)
+    variant = VARIANTS[name]
+    representation = variant.representation(stock_painn() if painn is None else painn)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        head = Atomwise(
-            representation.n_atom_basis, output_key="energy", per_atom_output_key="energies"
-        )
-    return NeuralNetworkPotential(
+        head = Atomwise(representation.n_atom_basis, output_key="energy")
+    return variant.potential(
         representation, input_modules=[PairwiseDistances()], output_modules=[head, Forces()]
     ).eval()
 

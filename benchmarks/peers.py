@@ -34,7 +34,7 @@ ELEMENTS = {"H": 1, "C": 6, "O": 8}
 
 
 def mace(atoms: Atoms, device: str) -> Callable[[], Any]:
-    """MACE with the settings of its "medium" models: 128x0e + 128x1o, two layers, correlation 3."""
+    """MACE as large as its "medium" models: 128x0e + 128x1o, two layers, correlation 3."""
     import numpy as np
     import torch
     from mace import data, modules, tools
@@ -72,7 +72,7 @@ def mace(atoms: Atoms, device: str) -> Callable[[], Any]:
 
 
 def nequip(atoms: Atoms, device: str) -> Callable[[], Any]:
-    """NequIP with four layers of 64 features up to l = 2, as its tutorials have it."""
+    """NequIP with four layers of 64 features up to l = 2."""
     import torch
     from nequip.data import compute_neighborlist_, from_ase
     from nequip.data.transforms import ChemicalSpeciesToAtomTypeMapper

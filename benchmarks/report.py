@@ -109,7 +109,7 @@ def markdown(report: dict[str, Any]) -> str:
     groups: dict[str, list[Result]] = {}
     for result in report["results"]:
         threads = f"{result['threads']} thread{'s' if result['threads'] > 1 else ''}"
-        group = f"{result['device']}, {threads}, {result['malloc']} malloc"
+        group = f"{result.get('gpu', 'CPU')}, {threads}, {result['malloc']} malloc"
         groups.setdefault(group, []).append(result)
     for group, results in groups.items():
         lines += ["", f"### {group}", "", *table(results)]

@@ -48,8 +48,10 @@ def loss_of(results: Tensors, inputs: Tensors) -> torch.Tensor:
     Returns:
         A scalar.
     """
-    error = {key: (results[key] - inputs[f"{key}_label"]).square().mean() for key in WEIGHTS}
-    return sum((WEIGHTS[key] * value for key, value in error.items()), torch.zeros(()))
+    return sum(
+        weight * (results[key] - inputs[f"{key}_label"]).square().mean()
+        for key, weight in WEIGHTS.items()
+    )
 
 
 def check(model: NeuralNetworkPotential, molecules: int, device: str) -> dict[str, Any]:

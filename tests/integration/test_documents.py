@@ -44,7 +44,8 @@ def test_the_other_commands_exist() -> None:
         else:
             assert Path(words[0]).name in known, (name, words)
         if words[0] == "python":
-            assert (ROOT / words[1]).is_file(), (name, words)
+            file = f"{words[2]}/__main__.py" if words[1] == "-m" else words[1]
+            assert (ROOT / file).is_file(), (name, words)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda d: d.name)

@@ -1,6 +1,8 @@
 """The benchmarks' own check: what it accepts, what it finds wrong, and what they report."""
 
 import json
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -10,21 +12,28 @@ import pytest
 import torch
 
 from benchmarks import checks, dynamics, energy, models, startup, training
-from benchmarks.__main__ import MALLOC, measure, parser, selected
+from benchmarks.__main__ import MALLOC, measure, names, parse, selected
 from benchmarks.memory import peak
 from benchmarks.report import failed, markdown
 from benchmarks.rows import PROFILED, ROWS
 from benchmarks.structures import WATER_BOX, repeats, structure
 from benchmarks.timing import Settings, summarise, take_turns
+from schnetpack_tpainn.representation import TPaiNN
 from schnetpack_tpainn.testing import batch
 
 VARIANTS = sorted(set(models.VARIANTS) - {models.STOCK})
 
 
-def spoil(model: torch.nn.Module, factor: float = 1.001) -> torch.nn.Module:
+def spoiled(representation: torch.nn.Module) -> torch.nn.Module:
     """Change one weight matrix a little."""
     with torch.no_grad():
-        model.representation.filter_net.weight.mul_(factor)
+        representation.filter_net.weight.mul_(1.001)
+    return representation
+
+
+def wrong_potential(name: str) -> torch.nn.Module:
+    model = models.potential(name)
+    spoiled(model.representation)
     return model
 
 
@@ -54,8 +63,8 @@ def test_trajectories_are_those_of_stock(name: str) -> None:
 
 @pytest.mark.parametrize("name", [models.STOCK, "TPaiNN"])
 def test_the_checks_find_a_wrong_model(name: str) -> None:
-    assert not energy.check(spoil(models.potential(name)), 21, "cpu")["correct"]
-    assert not training.check(spoil(models.potential(name)), 10, "cpu")["correct"]
+    assert not energy.check(wrong_potential(name), 21, "cpu")["correct"]
+    assert not training.check(wrong_potential(name), 10, "cpu")["correct"]
 
 
 def test_the_checks_find_a_wrong_gradient_alone() -> None:
@@ -76,9 +85,8 @@ def test_no_number_is_never_close(value: float) -> None:
 
 
 def test_a_wrong_row_is_reported_and_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(
-        models.VARIANTS, "wrong", lambda painn: spoil_painn(models.VARIANTS["TPaiNN"](painn))
-    )
+    wrong = models.Variant(lambda painn: spoiled(TPaiNN.from_painn(painn)))
+    monkeypatch.setitem(models.VARIANTS, "wrong", wrong)
     row = training.run(1, Settings(seconds=0.0, variants=("wrong",), least=2))
     assert row["models"]["stock"]["correct"]
     assert "seconds" in row["models"]["stock"]
@@ -86,12 +94,6 @@ def test_a_wrong_row_is_reported_and_not_timed(monkeypatch: pytest.MonkeyPatch) 
     result = {"row": "train-1", "device": "cpu", "threads": 1, "malloc": "default", **row}
     assert failed(result)
     assert "WRONG" in markdown({"command": "", "machine": {}, "results": [result]})
-
-
-def spoil_painn(representation: torch.nn.Module) -> torch.nn.Module:
-    with torch.no_grad():
-        representation.filter_net.weight.mul_(1.001)
-    return representation
 
 
 def test_a_repeated_box_has_the_outputs_of_the_box() -> None:
@@ -159,8 +161,23 @@ def test_rows_are_chosen_by_kind_and_by_name() -> None:
         selected(["energie"], list(ROWS))
 
 
+def test_the_documented_commands_are_accepted() -> None:
+    page = Path(__file__).parents[2] / "docs/benchmarks/speed.md"
+    lines = re.findall(r"^python -m benchmarks(.*)$", page.read_text(), re.MULTILINE)
+    assert lines
+    for line in lines:
+        given = parse(shlex.split(line, comments=True))
+        if given.command == "run":
+            assert selected(names(given.rows), list(ROWS))
+            assert set(names(given.variants)) < set(models.VARIANTS)
+            assert set(names(given.malloc)) <= set(MALLOC)
+        else:
+            assert given.row in PROFILED
+            assert given.model in models.VARIANTS
+
+
 def test_a_row_that_crashes_is_reported() -> None:
-    given = parser().parse_args(["run", "--variants", "no such model"])
+    given = parse(["--variants", "no such model"])
     result = measure("train-10", 1, "tuned", given)
     assert "no such model" in result["error"]
     assert failed(result)
