@@ -22,6 +22,8 @@ from schnetpack_tpainn.nn.equivariant_update import EquivariantUpdate
 from schnetpack_tpainn.nn.premul_message import PremulMessage
 from schnetpack_tpainn.nn.premul_update import PremulUpdate
 from schnetpack_tpainn.representation.convert import constructor_arguments
+from schnetpack_tpainn.representation.dispatch import BACKENDS, make_plan, obstacle
+from schnetpack_tpainn.representation.fused import infer, train
 
 __all__ = ["TPaiNN"]
 
@@ -34,16 +36,15 @@ class TPaiNN(torch.nn.Module):
        (q, v) \leftarrow (q, v) + \mathrm{message}(q, v, \vec r_{ij}), \quad
        (q, v) \leftarrow (q, v) + \mathrm{update}(q, v)
 
-    ``n_interactions`` times. Message and update (eqs. 7 to 10) are
-    :class:`schnetpack_tpainn.nn.EquivariantMessage` and
-    :class:`schnetpack_tpainn.nn.EquivariantUpdate`, for any irreps with scalars. For
-    ``Fx0e + Fx1o``, the default, they are exactly ``schnetpack.representation.PaiNN``, and by
-    default run as plain torch (``form: premul``); higher orders, such as
+    ``n_interactions`` times. Message and update (eqs. 7 to 10) are those of
+    :mod:`schnetpack_tpainn.nn`, for any irreps with scalars. For ``Fx0e + Fx1o``, the default, they
+    are exactly ``schnetpack.representation.PaiNN``, and by default run as plain torch or a fused
+    kernel (``form: premul``); higher orders, such as
     ``64x0e + 64x1o + 32x2e``, run through e3nn (``form: e3nn``).
 
-    The parameters have the names and shapes of the stock PaiNN in both forms, so
-    ``load_state_dict`` moves weights between all three; :meth:`from_painn` and :meth:`to_painn`
-    carry the settings along. From a config, in place of ``representation: painn``::
+    The parameters have the names and shapes of the stock PaiNN in both forms, so weights move by
+    ``load_state_dict``; :meth:`from_painn` and :meth:`to_painn` carry the settings along. From a
+    config, in place of ``representation: painn``::
 
         representation:
           _target_: schnetpack_tpainn.representation.TPaiNN
@@ -62,7 +63,7 @@ class TPaiNN(torch.nn.Module):
         n_atom_basis: number of scalars F0; by default those of ``hidden_irreps``, or 128.
         n_interactions: number of rounds of message and update.
         radial_basis: expands distances in Å, e.g. ``schnetpack.nn.GaussianRBF``; required.
-        cutoff_fn: cutoff function, radius in Å, e.g. ``schnetpack.nn.CosineCutoff``; required.
+        cutoff_fn: cutoff function (Å), e.g. ``schnetpack.nn.CosineCutoff``; required.
         activation: activation function, None for the identity.
         shared_interactions: use one message and one update in every round.
         shared_filters: use one filter network in every round.
@@ -72,6 +73,10 @@ class TPaiNN(torch.nn.Module):
         hidden_irreps: irreps of the atom features; by default ``F0x0e + F0x1o``.
         form: "premul" (plain torch, ``Fx0e + Fx1o`` only) or "e3nn"; by default "premul" where
             it exists.
+        backend: what computes the form "premul": "torch"; fused kernels, "numba" on a CPU or
+            "triton" on a GPU; or "auto", a fused one in float32 and torch otherwise. They read
+            the filters from a :class:`~schnetpack_tpainn.nn.kernels.table.RadialTable`; what they
+            cannot compute, torch does. ``backend_used`` tells what computed last.
 
     Raises:
         ValueError: an argument is missing, malformed, or at odds with another.
@@ -91,8 +96,11 @@ class TPaiNN(torch.nn.Module):
         electronic_embeddings: list[torch.nn.Module] | None = None,
         hidden_irreps: o3.Irreps | str | None = None,
         form: str | None = None,
+        backend: str = "auto",
     ) -> None:
         super().__init__()
+        if backend not in BACKENDS:
+            raise ValueError(f"backend: expected one of {BACKENDS}, got {backend!r}.")
         if radial_basis is None or cutoff_fn is None:
             raise ValueError(
                 f"TPaiNN: expected a radial_basis and a cutoff_fn, got {radial_basis} and "
@@ -100,6 +108,7 @@ class TPaiNN(torch.nn.Module):
             )
         irreps = _hidden_irreps(hidden_irreps, n_atom_basis, n_interactions)
         self.form = _form(form, irreps)
+        self.backend, self.backend_used = backend, ""
         self.hidden_irreps = self.irreps_out = irreps
         self.n_atom_basis: int = irreps[0].mul
         self.n_interactions = n_interactions
@@ -127,6 +136,8 @@ class TPaiNN(torch.nn.Module):
             if block.ir == o3.Irrep("1o"):
                 self._vectors = (place.start, place.stop)
         self._has_higher: bool = irreps.num_irreps > irreps.count("0e") + irreps.count("1o")
+        if backend in ("numba", "triton") and (reason := obstacle(self)):
+            raise ValueError(f"backend: {backend!r} cannot compute this model: {reason}.")
 
     def forward(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Compute the atom features.
@@ -143,6 +154,14 @@ class TPaiNN(torch.nn.Module):
         r_ij = inputs[properties.Rij]
         idx_i = inputs[properties.idx_i]
         idx_j = inputs[properties.idx_j]
+        q = self.embedding(inputs[properties.Z])  # (N, F0)
+        for embedding in self.electronic_embeddings:
+            q = q + embedding(q, inputs)
+        if not torch.jit.is_scripting():
+            features = self._fused(q, r_ij, idx_i, idx_j)
+            if features is not None:
+                return self._collect(inputs, *features)
+
         d_ij = torch.norm(r_ij, dim=1, keepdim=True)  # (E, 1)
         angular = self.angular(r_ij / d_ij)  # (E, 3) or (E, irreps_sh.dim)
         fcut = self.cutoff_fn(d_ij)  # (E, 1)
@@ -150,9 +169,6 @@ class TPaiNN(torch.nn.Module):
         weights = torch.cat([self.filter_net.weight, self.filter_net.bias.unsqueeze(1)], dim=1)
         filters = weights.split(self.n_filters)  # one (n_filters, K+1) a round, or one for all
 
-        q = self.embedding(inputs[properties.Z])  # (N, F0)
-        for embedding in self.electronic_embeddings:
-            q = q + embedding(q, inputs)
         v: torch.Tensor | None = None
         for i, (interaction, mixing) in enumerate(
             zip(self.interactions, self.mixing)  # noqa: B905 (TorchScript knows no `strict`)
@@ -161,6 +177,17 @@ class TPaiNN(torch.nn.Module):
             q, v = interaction(q, v, basis, w, angular, idx_i, idx_j)
             q, v = mixing(q, v)
         return self._collect(inputs, q, v)
+
+    @torch.jit.unused
+    def _fused(
+        self, q: torch.Tensor, r_ij: torch.Tensor, idx_i: torch.Tensor, idx_j: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Features by a fused kernel, or None where plain torch has to compute."""
+        plan = make_plan(self, r_ij, idx_i, idx_j, len(q))
+        self.backend_used = plan.kernel.name if plan else "torch"
+        return plan and (train if self.training and torch.is_grad_enabled() else infer)(
+            self, plan, q
+        )
 
     def _collect(
         self, inputs: dict[str, torch.Tensor], q: torch.Tensor, v: torch.Tensor | None

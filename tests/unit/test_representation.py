@@ -70,8 +70,8 @@ def deviation(got, expected):
 @pytest.mark.parametrize("form", FORMS)
 def test_agrees_with_stock(form, dtype, names):
     painn = stock(n=64, layers=3)
-    expected, got = run(painn, names, dtype), run(TPaiNN.from_painn(painn, form), names, dtype)
-    for key, value in expected.items():
+    got = run(TPaiNN.from_painn(painn, form), names, dtype)
+    for key, value in run(painn, names).items():  # float64: stock's own rounding is not ours
         assert got[key].dtype == dtype
         single = 1e-6 if key == "energy" else 1e-5
         assert deviation(got[key], value) <= (1e-10 if dtype == torch.float64 else single), key
