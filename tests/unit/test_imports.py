@@ -13,6 +13,7 @@ MAY_IMPORT = {
     "irreps": set(),
     "nn": {"irreps"},
     "representation": {"irreps", "nn"},
+    "model": {"nn", "representation"},
     "data": set(),
     "transfer": {"data"},
     "md": {"data"},
