@@ -4,6 +4,7 @@ import logging
 
 import pytest
 import torch
+import torch._inductor.config
 from hydra.utils import instantiate
 from schnetpack import properties
 from schnetpack.model import NeuralNetworkPotential
@@ -12,6 +13,7 @@ from schnetpack_tpainn import testing
 from schnetpack_tpainn.model import TPaiNNPotential
 from schnetpack_tpainn.model.function import Function, Structure
 from schnetpack_tpainn.model.operators import ADDING, SETTING, OpaqueKernel
+from schnetpack_tpainn.model.replay import bucket, padded
 from schnetpack_tpainn.nn.kernels import load_kernel
 from schnetpack_tpainn.representation.dispatch import make_plan
 from tests.conftest import potential_config
@@ -123,14 +125,35 @@ def test_what_cannot_be_compiled_runs_as_without_and_says_so_once(
 
 
 def test_without_a_compiler_it_runs_as_without_compile(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    import torch._inductor.config as inductor
-
-    monkeypatch.setattr(inductor.cpp, "cxx", ("no-such-compiler",))
-    monkeypatch.setattr(inductor, "force_disable_caches", True)
+    missing = {"cpp.cxx": ("no-such-compiler",), "force_disable_caches": True}
     model, plain = potential().eval(), potential(compile=False).eval()
-    with caplog.at_level(logging.WARNING):
+    with caplog.at_level(logging.WARNING), torch._inductor.config.patch(missing):
         got, expected = model(batch()), plain(batch())
     torch.testing.assert_close(got, expected, rtol=0, atol=0)
-    assert [r.message for r in caplog.records if "runs without compile=true" in r.message]
+    (said,) = [r.message for r in caplog.records if "compile=true" in r.message]
+    assert "no-such-compiler" in said or "C++ compiler" in said, said
+
+
+def test_buckets_hold_what_they_are_for_and_are_few() -> None:
+    sizes = [bucket(n) for n in range(1, 10_000)]
+    assert all(size >= n for n, size in enumerate(sizes, start=1))
+    assert all(size <= 1.25 * n + 1 for n, size in enumerate(sizes, start=1) if n > 16)
+    assert len(set(sizes)) < 32
+
+
+def test_padding_changes_no_result() -> None:
+    model, inputs = potential().eval(), batch()
+    plan, structure = plan_of(model, inputs)
+    function = Function(
+        model.representation, model.output_modules[0].outnet, virials=True, training=False
+    )
+    n = len(structure.z)
+    larger = padded(structure, n + 3, len(structure.r) + 5)
+    assert len(larger.starts) == n + 4
+    expected = function(KERNEL, function.arguments(plan, structure), [])
+    got = function(KERNEL, function.arguments(plan, larger), [])
+    assert len(got) == 3
+    for x, y in zip(expected, got, strict=True):
+        torch.testing.assert_close(y[:n], x, rtol=1e-5, atol=1e-6)

@@ -12,7 +12,7 @@ from hydra.utils import instantiate
 from schnetpack.md.utils import activate_model_stress
 
 from schnetpack_tpainn import testing
-from schnetpack_tpainn.model import TPaiNNPotential
+from schnetpack_tpainn.model import TPaiNNPotential, program
 from schnetpack_tpainn.model.potential import _programs
 from tests.conftest import potential_config
 
@@ -51,7 +51,7 @@ def test_energies_and_forces(
         for structures in STRUCTURES:
             assert_same(compiled(batch(structures)), plain(batch(structures)))
             assert compiled.representation.backend_used == "numba, compiled"
-    assert len([r for r in caplog.records if r.message.startswith("Compiling")]) == 1
+    assert len([r for r in caplog.records if r.message.startswith("compiling")]) == 1
 
     file = io.BytesIO()
     torch.save(compiled, file)  # as SchNetPack writes a `best_model`
@@ -62,6 +62,20 @@ def test_energies_and_forces(
         compiled.output_modules[0].outnet[0].weight.mul_(2)
         plain.output_modules[0].outnet[0].weight.mul_(2)
     assert_same(compiled(batch(STRUCTURES[0])), plain(batch(STRUCTURES[0])))
+
+
+def test_compiled_code_that_differs_is_refused(
+    models: tuple[TPaiNNPotential, TPaiNNPotential],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(program, "TOLERANCE", {torch.float32: -1.0})
+    compiled, plain = copy.deepcopy(models[0]).eval(), models[1].eval()
+    with caplog.at_level(logging.WARNING):
+        assert_same(compiled(batch(STRUCTURES[0])), plain(batch(STRUCTURES[0])))
+    assert compiled.representation.backend_used == "numba"
+    (said,) = [r.message for r in caplog.records]
+    assert "the compiled results are off by" in said
 
 
 def test_stress_in_float64_sums(models: tuple[TPaiNNPotential, TPaiNNPotential]) -> None:

@@ -1,0 +1,81 @@
+"""Small structures on a GPU: a program as CUDA graphs, one for each bucket of sizes."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from schnetpack_tpainn.model.function import Structure
+from schnetpack_tpainn.model.program import Program
+from schnetpack_tpainn.representation.fused import Plan
+
+__all__ = ["Replay", "bucket", "padded"]
+
+GROWTH = 1.25  # from one bucket to the next
+FAR = 1e3  # Å, beyond every cutoff
+
+
+class Replay:
+    """Runs a program by replaying CUDA graphs, which hold the GPU's work of a whole pass.
+
+    A graph is for fixed sizes: structures are padded to buckets, and each bucket has its graph,
+    recorded when it is first met.
+
+    Args:
+        program: the program, on a GPU.
+    """
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.graphs: dict[tuple[int, int], Callable[..., tuple[Tensor, ...]]] = {}
+
+    def __call__(self, plan: Plan, structure: Structure) -> list[Tensor]:
+        """Compute as the program does.
+
+        Args:
+            plan: filters of the structure.
+            structure: atoms and pairs.
+
+        Returns:
+            The program's results.
+        """
+        n_atoms = len(structure.z)
+        sizes = bucket(n_atoms + 1), bucket(len(structure.r))
+        arguments = self.program.function.arguments(plan, padded(structure, *sizes))
+        if sizes not in self.graphs:
+            run: Any = torch.cuda.make_graphed_callables(self.program.run, tuple(arguments))
+            self.graphs[sizes] = run
+        results = self.graphs[sizes](*arguments)
+        return [x[:n_atoms].clone() for x in results]  # the next replay overwrites them
+
+
+def bucket(n: int) -> int:
+    """Smallest size of a bucket that holds n."""
+    size = 16.0
+    while size < n:
+        size *= GROWTH
+    return int(size) if int(size) >= n else int(size) + 1
+
+
+def padded(structure: Structure, n_atoms: int, n_pairs: int) -> Structure:
+    """Add ghosts that nothing feels: they receive over no pair, and their pairs are too long.
+
+    Args:
+        structure: atoms and pairs.
+        n_atoms: number of atoms to reach, more than there are.
+        n_pairs: number of pairs to reach.
+
+    Returns:
+        The padded structure.
+    """
+    z, r, idx_i, idx_j, starts = structure
+    more_atoms, more_pairs = n_atoms - len(z), n_pairs - len(r)
+    last = idx_i.new_full((more_pairs,), n_atoms - 1)
+    return Structure(
+        torch.cat([z, z.new_zeros(more_atoms)]),
+        torch.cat([r, r.new_full((more_pairs, 3), FAR)]),
+        torch.cat([idx_i, last]),
+        torch.cat([idx_j, last]),
+        torch.cat([starts, starts.new_full((more_atoms,), len(r))]),
+    )
