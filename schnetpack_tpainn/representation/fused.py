@@ -14,6 +14,7 @@ from torch import Tensor
 from schnetpack_tpainn.nn.kernels.base import Kernel, Pairs
 from schnetpack_tpainn.nn.kernels.message import Message, wanted
 from schnetpack_tpainn.nn.kernels.table import RadialTable
+from schnetpack_tpainn.nn.kernels.update import Context, Gates
 
 __all__ = ["Plan", "filters", "infer", "train"]
 
@@ -60,7 +61,11 @@ def train(model: Any, plan: Plan, q: Tensor) -> tuple[Tensor, Tensor]:
     for interaction, mixing, table in zip(model.interactions, model.mixing, tables, strict=True):
         x = interaction.interatomic_context_net(q).view(-1, 3, n)
         dq, dmu = Message.apply(kernel, pairs, radial.grid, r, table, x, mu)
-        q, mu = mixing(q + dq, mu + dmu if len(mu) else dmu)
+        q, mu = q + dq, mu + dmu if mu.shape[0] else dmu
+        vw = mixing.mu_channel_mix(mu).view(-1, 3, 2, n)
+        context = Context.apply(kernel, mixing.epsilon, q, vw)
+        gates = mixing.intraatomic_context_net(context.view(-1, 2 * n)).view(-1, 3, n)
+        q, mu = Gates.apply(kernel, vw, gates, q, mu)
     return q, mu
 
 
@@ -145,12 +150,12 @@ def _round(
 def _update_back(mixing: Any, kernel: Kernel, saved: _Saved, gq: Tensor, gmu: Tensor) -> Tensor:
     """Bring gradients back through an update: ``gq`` in place, the new ``gmu`` is returned."""
     n_atoms, n = gq.shape
-    ggates = torch.empty_like(saved.gates)
-    kernel.grad_gates(saved.vw, gq, gmu, ggates)
+    ggates, gvw = torch.empty_like(saved.gates), torch.empty_like(saved.vw)
+    kernel.grad_gates(saved.vw, saved.gates, gq, gmu, ggates, gvw)
     gcontext = _network_back(mixing.intraatomic_context_net, saved.hidden_gates, ggates)
-    gvw = torch.empty_like(saved.vw)
     gcontext = gcontext.view(n_atoms, 2, n)
-    kernel.grad_mix(saved.vw, saved.gates, saved.context, gcontext, gq, gmu, gvw)
+    kernel.grad_context(saved.vw, saved.context, gcontext, gvw)
+    gq += gcontext[:, 0]
     flat = gvw.view(3 * n_atoms, 2 * n)
     weight = mixing.mu_channel_mix.weight
     return torch.addmm(gmu.view(3 * n_atoms, n), flat, weight).view(n_atoms, 3, n)

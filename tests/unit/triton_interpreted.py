@@ -97,8 +97,14 @@ def test_updates_agree_with_numba(dtype, n):
     for name, given, shapes in (
         ("context", (q, vw, 1e-8), [(2,)]),
         ("apply_gates", (vw, gates), [(), (3,)]),
-        ("grad_gates", (vw, q, random(3)), [(3,)]),
-        ("grad_mix", (vw, gates, context, random(2)), [(), (3,), (3, 2)]),
+        ("grad_context", (vw, context, random(2)), [(3, 2)]),
+        ("tangent_context", (vw, context, random(2), random(3, 2)), [(2,), (3, 2)]),
+        ("grad_gates", (vw, gates, q, random(3)), [(3,), (3, 2)]),
+        (
+            "tangent_gates",
+            (vw, gates, q, random(3), random(3, 2), random(3)),
+            [(3, 2), (3,), (), (3,)],
+        ),
     ):
         shapes = [(N_ATOMS, *shape, n) for shape in shapes]
         assert_same(

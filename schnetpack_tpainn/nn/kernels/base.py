@@ -88,28 +88,30 @@ class Kernel(ABC):
 
     @abstractmethod
     def context(self, q: Tensor, vw: Tensor, epsilon: float, out: Tensor) -> None:
-        r"""Set the update's context :math:`(q, \sqrt{|v|^2 + \epsilon})`, shape (N, 2, F).
+        r"""Set the update's context :math:`(q, \nu)`, shape (N, 2, F).
 
         ``vw`` (N, 3, 2, F) holds :math:`V\mu` and :math:`W\mu`.
         """
 
     @abstractmethod
-    def apply_gates(self, vw: Tensor, gates: Tensor, q: Tensor, mu: Tensor) -> None:
-        """Add the update to ``q`` and ``mu``, with ``gates`` (N, 3, F)."""
+    def grad_context(self, *tensors: Tensor) -> None:
+        """``vw, context, gcontext, gvw``: add the gradient through the norm to that of ``vw``."""
 
     @abstractmethod
-    def grad_gates(self, vw: Tensor, gq: Tensor, gmu: Tensor, ggates: Tensor) -> None:
-        """Set the gradient of ``gates``."""
+    def tangent_context(self, *tensors: Tensor) -> None:
+        """``vw, context, gcontext, a, ocontext, ovw``: set its gradients, with ``a`` as ``vw``."""
 
     @abstractmethod
-    def grad_mix(
-        self,
-        vw: Tensor,
-        gates: Tensor,
-        context: Tensor,
-        gcontext: Tensor,
-        gq: Tensor,
-        gmu: Tensor,
-        gvw: Tensor,
-    ) -> None:
-        """Set the gradient of ``vw``; add that of the context's ``q`` to ``gq``."""
+    def apply_gates(self, *tensors: Tensor) -> None:
+        """``vw, gates, q, mu``: add the update, with ``gates`` (N, 3, F)."""
+
+    @abstractmethod
+    def grad_gates(self, *tensors: Tensor) -> None:
+        """``vw, gates, gq, gmu, ggates, gvw``: set the gradients of ``gates`` and ``vw``."""
+
+    @abstractmethod
+    def tangent_gates(self, *tensors: Tensor) -> None:
+        """``vw, gates, gq, gmu, a, b, ovw, ogates, oq, omu``: set the gradients of that.
+
+        Tangents ``a`` and ``b`` are as ``vw`` and ``gates``.
+        """

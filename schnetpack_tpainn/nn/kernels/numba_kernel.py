@@ -74,9 +74,11 @@ class NumbaKernel(Kernel):
     tangent_grad_pairs = _pairwise(numba_tangents.tangent_grad_pairs)
     tangent_grad_table = _pairwise(numba_tangents.tangent_grad_table, sums=True)
     context = _atomwise(numba_update.context)
+    grad_context = _atomwise(numba_update.grad_context)
+    tangent_context = _atomwise(numba_update.tangent_context)
     apply_gates = _atomwise(numba_update.apply_gates)
     grad_gates = _atomwise(numba_update.grad_gates)
-    grad_mix = _atomwise(numba_update.grad_mix)
+    tangent_gates = _atomwise(numba_update.tangent_gates)
 
     def pairs(self, r: Tensor, idx_i: Tensor, idx_j: Tensor, n_atoms: int) -> Pairs | None:
         """Check and sort a neighbour list."""

@@ -13,7 +13,6 @@ from numba import carray
 
 from schnetpack_tpainn.nn.kernels.numba_loops import (
     TILE,
-    add,
     hermite,
     hermite_slope,
     jit,
@@ -123,6 +122,16 @@ def tangent_grad_atoms(first, last, starts, idx_j, r, table, grid, gq, gmu, rho,
 
 
 @jit
+def _add(gtable, k, c, h, gw, dh, gdw, n):
+    r"""Add the gradients of filter ``c`` and of its :math:`\dot W` to the two knots behind them."""
+    for order in range(3):
+        for f in range(n):
+            gtable[k, order, c, f] += h[order] * gw[f] + dh[order] * gdw[f]
+        for f in range(n):
+            gtable[k + 1, order, c, f] += h[3 + order] * gw[f] + dh[3 + order] * gdw[f]
+
+
+@jit
 def tangent_grad_table(first, last, starts, idx_j, r, grid, x, y, a, b, gq, gmu, rho, gtable):
     r"""Add the table's gradient of :math:`\dot\epsilon` from the pairs of the atoms first to last.
 
@@ -146,17 +155,14 @@ def tangent_grad_table(first, last, starts, idx_j, r, grid, x, y, a, b, gq, gmu,
                 w1[f], v1[f] = a[j, 0, f] * gq[i, f], x[j, 0, f] * gq[i, f]
                 w2[f] = a[j, 1, f] * gu + x[j, 1, f] * (g0 * e0 + g1 * e1 + g2 * e2)
                 v2[f] = x[j, 1, f] * gu
-            add(gtable, k, 0, h, w1, n)
-            add(gtable, k, 0, dh, v1, n)
-            add(gtable, k, 1, h, w2, n)
-            add(gtable, k, 1, dh, v2, n)
+            _add(gtable, k, 0, h, w1, dh, v1, n)
+            _add(gtable, k, 1, h, w2, dh, v2, n)
             if y.shape[0] > 0:
                 for f in range(n):
                     g0, g1, g2 = gmu[i, 0, f], gmu[i, 1, f], gmu[i, 2, f]
                     w3[f] = b[j, 0, f] * g0 + b[j, 1, f] * g1 + b[j, 2, f] * g2
                     v3[f] = y[j, 0, f] * g0 + y[j, 1, f] * g1 + y[j, 2, f] * g2
-                add(gtable, k, 2, h, w3, n)
-                add(gtable, k, 2, dh, v3, n)
+                _add(gtable, k, 2, h, w3, dh, v3, n)
 
 
 @jit

@@ -66,6 +66,14 @@ class TritonKernel(Kernel):
         _over_atoms(triton_update.context, arguments)
 
     @override
+    def grad_context(self, *arguments: Any) -> None:
+        _over_atoms(triton_update.grad_context, arguments)
+
+    @override
+    def tangent_context(self, *arguments: Any) -> None:
+        _over_atoms(triton_update.tangent_context, arguments)
+
+    @override
     def apply_gates(self, *arguments: Any) -> None:
         _over_atoms(triton_update.apply_gates, arguments)
 
@@ -74,8 +82,8 @@ class TritonKernel(Kernel):
         _over_atoms(triton_update.grad_gates, arguments)
 
     @override
-    def grad_mix(self, *arguments: Any) -> None:
-        _over_atoms(triton_update.grad_mix, arguments)
+    def tangent_gates(self, *arguments: Any) -> None:
+        _over_atoms(triton_update.tangent_gates, arguments)
 
 
 def tiling(n: int, itemsize: int) -> dict[str, int]:
