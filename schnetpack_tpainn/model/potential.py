@@ -26,15 +26,16 @@ log = logging.getLogger(__name__)
 class TPaiNNPotential(NeuralNetworkPotential):
     """``schnetpack.model.NeuralNetworkPotential`` that can compile energies and forces.
 
-    With ``compile``, the first evaluation and the first training step on a device take up to a
-    minute more, once a process: the function from positions to energies and forces, and its
+    With ``compile``, the first evaluation and the first training step of a process take longer, up
+    to a minute, or seconds where torch's cache on disk has the code: the function from positions to energies and forces, and its
     derivative by the weights, are traced through T-PaiNN's fused kernels, compiled by torch's
     inductor for any number of atoms, and compared with what they were traced from. Where that
     fails (no C++ compiler, modules other than below, no fused kernel), the potential runs as
     without ``compile``, and a warning says why. The weights have the same names in both, and
     neither a pickle nor a checkpoint holds compiled code.
 
-    A compiled evaluation (``eval()``) returns results without a graph. ::
+    A compiled evaluation (``eval()``) returns results without a graph; compiled training steps
+    have one for a single ``backward()`` into the weights. ::
 
         _target_: schnetpack_tpainn.model.TPaiNNPotential
         compile: true
@@ -151,7 +152,7 @@ def _program(
     from schnetpack_tpainn.model.replay import Replay
 
     purpose = "training" if function.training else "energies and forces"
-    log.info("compiling T-PaiNN for %s of any number of atoms: about a minute, once", purpose)
+    log.info("compiling T-PaiNN for %s of any number of atoms: up to a minute, once", purpose)
     try:
         program = Program(function, plan, structure)
         return Replay(program) if graphs else program
