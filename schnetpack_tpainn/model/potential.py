@@ -27,12 +27,12 @@ class TPaiNNPotential(NeuralNetworkPotential):
     """``schnetpack.model.NeuralNetworkPotential`` that can compile energies and forces.
 
     With ``compile``, the first evaluation and the first training step of a process take longer, up
-    to a minute, or seconds where torch's cache on disk has the code: the function from positions to energies and forces, and its
-    derivative by the weights, are traced through T-PaiNN's fused kernels, compiled by torch's
-    inductor for any number of atoms, and compared with what they were traced from. Where that
-    fails (no C++ compiler, modules other than below, no fused kernel), the potential runs as
-    without ``compile``, and a warning says why. The weights have the same names in both, and
-    neither a pickle nor a checkpoint holds compiled code.
+    to a minute, or seconds where torch's cache on disk has the code: the function from positions to
+    energies and forces, and its derivative by the weights, are traced through T-PaiNN's fused
+    kernels, compiled by torch's inductor for any number of atoms, and compared with what they were
+    traced from. Where that fails (no C++ compiler, modules other than below, no fused kernel), the
+    potential runs as without ``compile``, and a warning says why. The weights have the same names
+    in both, and neither a pickle nor a checkpoint holds compiled code.
 
     A compiled evaluation (``eval()``) returns results without a graph; compiled training steps
     have one for a single ``backward()`` into the weights. ::
@@ -125,7 +125,10 @@ def _evaluate(
         r = PairwiseDistances()(dict(inputs))[properties.Rij]
         z, idx_i = inputs[properties.Z], inputs[properties.idx_i]
         plan = make_plan(model, r, idx_i, inputs[properties.idx_j], len(z))
-    if plan is None or len(z) < 2:  # a symbol stands for two and more
+    if plan is None:
+        _tell(programs, "no fused kernel computes this model in this precision, or these pairs")
+        return None
+    if len(z) < 2:  # the compiler's symbol for a size stands for two and more
         return None
     idx_i = idx_i if plan.pairs.order is None else idx_i[plan.pairs.order]
     structure = Structure(z, plan.r, idx_i, plan.pairs.idx_j, plan.pairs.starts)

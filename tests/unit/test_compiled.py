@@ -157,3 +157,14 @@ def test_padding_changes_no_result() -> None:
     assert len(got) == 3
     for x, y in zip(expected, got, strict=True):
         torch.testing.assert_close(y[:n], x, rtol=1e-5, atol=1e-6)
+
+
+def test_without_a_fused_kernel_it_runs_as_without_compile(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    inputs = testing.batch(testing.systems(), 4.0, torch.float64)
+    model, plain = potential().double().eval(), potential(compile=False).double().eval()
+    with caplog.at_level(logging.WARNING):
+        got, expected = model(dict(inputs)), plain(dict(inputs))
+    torch.testing.assert_close(got, expected, rtol=0, atol=0)
+    assert "no fused kernel" in caplog.text
