@@ -172,6 +172,7 @@ class RunReport(Callback):
             "n_test": len(datamodule.test_dataset),
             "optimiser_steps": task.optimiser_steps,
             "parameters": count_parameters(task),
+            "backend": getattr(task.model.representation, "backend_used", None),
             "scale": record.get("scale"),
             "offsets": {
                 "ev": _described_offsets(task.model, task.energy_key),

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from hydra.utils import get_class, instantiate
 from schnetpack import AtomisticTask
 from torch import nn
@@ -145,6 +146,19 @@ class TransferTask(AtomisticTask):
     def on_test_start(self) -> None:
         """Let the data follow the offsets of a checkpoint that was read for the test."""
         self._sync_offsets()
+
+    def backward(self, loss: torch.Tensor, *args: Any, **kwargs: Any) -> None:
+        """Compute the gradients of the parameters alone.
+
+        The positions have one too, as forces need it; in the loss, nobody does.
+
+        Args:
+            loss: the loss.
+            *args: what Lightning passes on to ``Tensor.backward``.
+            **kwargs: likewise.
+        """
+        trained = [p for p in self.parameters() if p.requires_grad]
+        loss.backward(*args, inputs=trained, **kwargs)
 
     def log_metrics(self, pred: Any, targets: Any, subset: str) -> None:
         """Log metrics; those of training only at the trainer's logging interval.

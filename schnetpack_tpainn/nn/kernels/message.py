@@ -160,7 +160,11 @@ def wanted(ctx: Any) -> list[bool]:
     ``ctx.needs_input_grad`` only knows which could have a gradient: with it, computing forces would
     compute the weights' gradient too.
     """
-    return [
-        node is not None and torch._C._will_engine_execute_node(node)
-        for node, _ in ctx.next_functions
-    ]
+    return [node is not None and _runs(node) for node, _ in ctx.next_functions]
+
+
+def _runs(node: Any) -> bool:
+    try:
+        return torch._C._will_engine_execute_node(node)
+    except RuntimeError:  # a leaf that torch.autograd.grad was asked for
+        return True

@@ -161,6 +161,20 @@ def test_threads_share_the_work(monkeypatch):
     assert_close(found[1], found[0], 1e-10)
 
 
+@pytest.mark.parametrize("training", [False, True], ids=["evaluation", "training"])
+def test_pair_vectors_may_be_leaves(training):
+    found = []
+    for model in make():
+        model = model.double().train(training)
+        inputs = batch(torch.float64)
+        i, j = inputs[properties.idx_i], inputs[properties.idx_j]
+        r = inputs[properties.R][j] - inputs[properties.R][i] + inputs[properties.offsets]
+        inputs[properties.Rij] = r.requires_grad_()
+        outputs = model(inputs)["scalar_representation"].sum()
+        found.append({"gradient": torch.autograd.grad(outputs, r)[0]})
+    assert_close(*found, 1e-7)
+
+
 @pytest.mark.parametrize("spoil", ["half list", "coincident", "nan", "no pairs"])
 def test_what_the_kernel_cannot_compute_plain_torch_does(spoil, caplog):
     fused, plain = (potential(m, torch.float32, False) for m in make())
