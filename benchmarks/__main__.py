@@ -49,7 +49,9 @@ def parser() -> argparse.ArgumentParser:
     measured.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--seconds", type=float, default=20.0, help="least time for a row")
-    shared.add_argument("--variants", default="TPaiNN,TPaiNN torch", help="models beside stock")
+    shared.add_argument(
+        "--variants", default="TPaiNN,TPaiNN compiled,TPaiNN torch", help="models beside stock"
+    )
     shared.add_argument("--peers", type=Path, help="folder for MACE and NequIP")
     run = commands.add_parser("run", parents=[measured, shared], help="measure rows")
     run.add_argument("--rows", default=",".join(KINDS), help="kinds such as energy, or energy-192")

@@ -64,6 +64,7 @@ RUNS: dict[str, Callable[[int, int], list[str]]] = {
         *sizes, "model/representation=tpainn"
     ),
     "TPaiNN": _ours,
+    "TPaiNN compiled": lambda *sizes: _ours(*sizes, "model.compile=true"),
 }
 
 

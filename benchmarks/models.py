@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from schnetpack.atomistic import Atomwise, Forces, PairwiseDistances
@@ -11,6 +12,7 @@ from schnetpack.nn import CosineCutoff, GaussianRBF
 from schnetpack.representation import PaiNN
 
 from benchmarks.structures import CUTOFF
+from schnetpack_tpainn.model import TPaiNNPotential
 from schnetpack_tpainn.representation import TPaiNN
 
 __all__ = ["STOCK", "VARIANTS", "Variant", "backend", "potential", "stock_painn"]
@@ -40,6 +42,7 @@ STOCK = "stock"
 VARIANTS = {
     STOCK: Variant(copy.deepcopy),
     "TPaiNN": Variant(TPaiNN.from_painn),
+    "TPaiNN compiled": Variant(TPaiNN.from_painn, partial(TPaiNNPotential, compile=True)),
     "TPaiNN torch": Variant(in_plain_torch),
 }
 

@@ -157,8 +157,8 @@ class TransferTask(AtomisticTask):
             *args: what Lightning passes on to ``Tensor.backward``.
             **kwargs: likewise.
         """
-        trained = [p for p in self.parameters() if p.requires_grad]
-        loss.backward(*args, inputs=trained, **kwargs)
+        kwargs["inputs"] = [p for p in self.parameters() if p.requires_grad]
+        loss.backward(*args, **kwargs)
 
     def log_metrics(self, pred: Any, targets: Any, subset: str) -> None:
         """Log metrics; those of training only at the trainer's logging interval.
