@@ -11,6 +11,8 @@ import torch
 
 __all__ = ["Settings", "Work", "clocked", "summarise", "take_turns", "time_sound"]
 
+TURN = 0.1  # least seconds of a turn
+
 Work = Callable[[], float]  # does the work once and gives the seconds it took
 
 
@@ -36,23 +38,25 @@ class Settings:
 
 
 def clocked(call: Callable[[], Any], device: str = "cpu") -> Work:
-    """Time a call, to the end of what it started on the GPU.
+    """Time a call, to the end of what it started on the GPU; a short one is repeated.
 
     Args:
         call: the work.
         device: ``cpu`` or ``cuda``.
 
     Returns:
-        The work, giving its seconds.
+        The work, giving the seconds of one call.
     """
     finish = torch.cuda.synchronize if device == "cuda" else lambda: None
 
     def work() -> float:
         finish()
-        start = time.perf_counter()
-        call()
+        start, calls = time.perf_counter(), 0
+        while calls == 0 or time.perf_counter() - start < TURN:
+            call()
+            calls += 1
         finish()
-        return time.perf_counter() - start
+        return (time.perf_counter() - start) / calls
 
     return work
 
