@@ -1,9 +1,6 @@
 """Imports go one way through the house, as CONTRIBUTING.md says."""
 
 import ast
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -56,18 +53,6 @@ def files() -> list[Path]:
 def test_a_module_imports_only_what_lies_before_it(file: Path) -> None:
     allowed = MAY_IMPORT[home(file)] | ANYWHERE | {home(file)}
     assert imports(file) <= allowed
-
-
-def test_console_scripts_let_threads_sleep_before_torch_is_there() -> None:
-    code = (
-        "import os, sys, schnetpack_tpainn.cli\n"
-        "print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
-    )
-    env = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=env
-    )
-    assert done.stdout.split() == ["PASSIVE", "False"]
 
 
 def test_files_and_functions_stay_small() -> None:
