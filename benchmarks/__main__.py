@@ -104,7 +104,7 @@ def measure(row: str, threads: int, malloc: str, given: argparse.Namespace) -> d
         The row's result; ``error`` if its process failed.
     """
     env = os.environ | MALLOC[malloc] | {"OMP_NUM_THREADS": str(threads)}
-    env["OMP_WAIT_POLICY"] = "PASSIVE"
+    env.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "row.json"
         command = [sys.executable, "-m", "benchmarks", "row", row, "--out", out]

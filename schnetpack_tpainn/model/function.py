@@ -130,6 +130,7 @@ class _Core(torch.nn.Module):
         return results
 
     def _scalars(self, plan: Plan, z: Tensor) -> Tensor:
+        """As ``representation.fused.train``, but for the updates, which inductor fuses itself."""
         model, n = self.representation, self.representation.n_atom_basis
         q = model.embedding(z)  # (N, F)
         mu = q.new_empty(0, 3, n)

@@ -83,9 +83,7 @@ def make_plan(model: Any, r: Tensor, idx_i: Tensor, idx_j: Tensor, n_atoms: int)
         RuntimeError: the backend that the model asks for cannot run on this device.
     """
     known = r.device.type in AUTOMATIC and r.dtype in TOLERANCE
-    if model.backend == "torch" or not known or len(idx_i) == 0 or _is_traced(r):
-        return None
-    kernel = _kernel(model, r)
+    kernel = None if not known or len(idx_i) == 0 or _is_traced(r) else _kernel(model, r)
     if kernel is None:
         return None
     memory = _memories.setdefault(model, _Memory())
@@ -128,20 +126,20 @@ def _is_traced(r: Tensor) -> bool:
 
 
 def _kernel(model: Any, r: Tensor) -> Kernel | None:
-    name = model.backend
-    if name == "auto":
-        if r.dtype != torch.float32 or r.device.type not in AUTOMATIC:
-            return None
-        name = AUTOMATIC[r.device.type]
-        return load_kernel(name, r.device, required=False)
-    return load_kernel(name, r.device, required=True)
+    """The kernel that the model asks for; None for plain torch."""
+    if model.backend == "torch" or (model.backend == "auto" and r.dtype != torch.float32):
+        return None
+    if model.backend == "auto":
+        return load_kernel(AUTOMATIC[r.device.type], r.device, required=False)
+    return load_kernel(model.backend, r.device, required=True)
 
 
 def _radial(memory: _Memory, model: Any, r: Tensor) -> RadialTable | None:
     """Tabulate the radial basis, unless that has been done."""
     parts = (model.radial_basis, model.cutoff_fn)
     sources = [x for m in parts for x in (*m.parameters(), *m.buffers())]
-    if not _same([*sources, r.new_empty(0)], memory.sources):
+    sources.append(r.new_empty(0))  # for its type and device
+    if not _same(sources, memory.sources):
         basis, cutoff_fn = (copy.deepcopy(m).double().cpu() for m in parts)
 
         def expand(d: Tensor) -> Tensor:
@@ -150,7 +148,7 @@ def _radial(memory: _Memory, model: Any, r: Tensor) -> RadialTable | None:
 
         found = tabulate(expand, float(model.cutoff), TOLERANCE[r.dtype])
         memory.radial = found and RadialTable(found.basis.to(r), found.grid.to(r.device))
-        memory.sources, memory.weights = [_trace(x) for x in (*sources, r.new_empty(0))], []
+        memory.sources, memory.weights = [_trace(x) for x in sources], []
     return memory.radial
 
 

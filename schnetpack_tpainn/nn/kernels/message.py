@@ -102,7 +102,7 @@ class MessageGradient(torch.autograd.Function):
         kernel, pairs, grid = ctx.settings
         r, table, x, mu, gq, gmu, y, gy = ctx.saved_tensors
         _, wants_r, wants_table, wants_x, wants_mu, wants_gq, wants_gmu = wanted(ctx)
-        rho, a = rho.contiguous(), a.contiguous()
+        rho, a = poisoned_unless_antisymmetric(rho.contiguous(), pairs), a.contiguous()
         x3, a3 = x[: mu.shape[0], 2:], a[: mu.shape[0], 2:]
         b = a3 * mu + x3 * m
         results: list[Tensor | None] = [None] * 6
@@ -152,6 +152,29 @@ class TableGradient(torch.autograd.Function):
             "the fused message has no derivative of its gradient with respect to the filters' "
             "weights; give TPaiNN backend='torch'"
         )
+
+
+def poisoned_unless_antisymmetric(rho: Tensor, pairs: Pairs) -> Tensor:
+    r"""Turn tangents into NaN unless :math:`\rho_{ji} = -\rho_{ij}`, as the kernels assume.
+
+    It holds where pair vectors are differences of positions, strained or not, as in all that is
+    compiled; it need not where they are leaves. As in
+    :mod:`~schnetpack_tpainn.nn.kernels.numba_pairs`, sums over an atom's pairs, weighted by the
+    other atom, show it. Nothing waits for a GPU.
+    """
+    if type(rho) is not Tensor:  # traced to be compiled
+        return rho
+    n_atoms = pairs.starts.shape[0] - 1
+    weight = torch.arange(n_atoms, device=rho.device, dtype=rho.dtype)
+    weight = 0.5 + torch.frac(weight * 0.6180339887498949).unsqueeze(1)  # (N, 1)
+    idx_i = torch.repeat_interleave(pairs.starts.diff(), output_size=rho.shape[0])
+    idx_j = pairs.idx_j.clamp(min=0)
+    received, sent = weight[idx_j] * rho, weight[idx_i] * rho  # (E, 3)
+    zeros = rho.new_zeros(n_atoms, 3)
+    balance = zeros.index_add(0, idx_i, received).index_add(0, idx_j, sent)
+    size = zeros.index_add(0, idx_i, received.abs()).index_add(0, idx_j, sent.abs()).sum(1)
+    uneven = (balance.abs().amax(1) > 1e-3 * size).any()
+    return torch.where(uneven, torch.nan, rho)
 
 
 def wanted(ctx: Any) -> list[bool]:
