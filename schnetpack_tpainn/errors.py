@@ -1,6 +1,13 @@
 """The errors a user meets: each says what was expected, what was found and what to do."""
 
-__all__ = ["CheckpointError", "DataError", "LabelError", "MDError", "TPaiNNError"]
+__all__ = [
+    "CheckpointError",
+    "DataError",
+    "LabelError",
+    "MDError",
+    "TPaiNNError",
+    "TransferError",
+]
 
 
 class TPaiNNError(Exception):
@@ -21,3 +28,7 @@ class LabelError(TPaiNNError):
 
 class MDError(TPaiNNError):
     """Molecular dynamics cannot start, or blew up."""
+
+
+class TransferError(TPaiNNError):
+    """A setting of the transfer does not fit the model, the data or another setting."""

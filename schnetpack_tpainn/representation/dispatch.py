@@ -9,6 +9,7 @@ import schnetpack.nn as snn
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.parametrize import is_parametrized
 
 from schnetpack_tpainn.nn.kernels import MAX_FEATURES, load_kernel
 from schnetpack_tpainn.nn.kernels.base import Kernel
@@ -57,13 +58,19 @@ def obstacle(model: Any) -> str | None:
         first, second = interaction.interatomic_context_net
         third, fourth = mixing.intraatomic_context_net
         layers = (first, second, third, fourth, mixing.mu_channel_mix)
-        if any(type(layer) is not snn.Dense for layer in layers):
+        if not all(_is_dense(layer) for layer in layers):
             return "a layer is not schnetpack.nn.Dense"
         if first.activation is not F.silu or third.activation is not F.silu:
             return "the activation is not torch.nn.functional.silu"
         if any(m._forward_hooks or m._forward_pre_hooks for m in (interaction, mixing, *layers)):
             return "a block has forward hooks"
     return None
+
+
+def _is_dense(layer: Any) -> bool:
+    """Whether a layer is SchNetPack's own, be its weight computed (low-rank adapters) or not."""
+    kind = type(layer).__bases__[0] if is_parametrized(layer) else type(layer)
+    return kind is snn.Dense
 
 
 def make_plan(model: Any, r: Tensor, idx_i: Tensor, idx_j: Tensor, n_atoms: int) -> Plan | None:

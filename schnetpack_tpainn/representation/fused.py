@@ -79,7 +79,7 @@ def infer(model: Any, plan: Plan, q: Tensor) -> tuple[Tensor, Tensor]:
     for interaction, mixing in zip(model.interactions, model.mixing, strict=True):
         layers += [*interaction.interatomic_context_net, *mixing.intraatomic_context_net]
         layers.append(mixing.mu_channel_mix)
-    weights = [w for layer in layers for w in layer.parameters(False) if w.requires_grad]
+    weights = [w for layer in layers for w in layer.parameters() if w.requires_grad]
     return _Inference.apply(model, plan, plan.r, q, *weights)
 
 

@@ -7,16 +7,19 @@ r"""Fit offsets and scale of a pretrained model to DFT labels in closed form.
 """
 
 import logging
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from schnetpack.atomistic import Atomwise
 from torch import nn
 
 from schnetpack_tpainn.errors import CheckpointError
+from schnetpack_tpainn.transfer.context import Context
 from schnetpack_tpainn.transfer.evaluate import Predictions
+from schnetpack_tpainn.transfer.offsets import get_offsets, set_offsets
 
-__all__ = ["Alignment", "fit_alignment", "scale_head"]
+__all__ = ["Align", "Alignment", "fit_alignment", "scale_head"]
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +39,47 @@ class Alignment:
     offsets: torch.Tensor
     rank: int
     n_elements: int
+
+    def plain(self) -> dict[str, Any]:
+        """The result for checkpoint and report, offsets left out."""
+        fields = asdict(self)
+        del fields["offsets"]
+        return fields
+
+
+class Align:
+    """Closed-form fit of offsets and scale to the training labels.
+
+    Args:
+        mode: ``offset+scale``, ``offset`` or ``none``.
+    """
+
+    def __init__(self, mode: str = "offset+scale") -> None:
+        self.mode = mode
+
+    def without_scale(self) -> "Align":
+        """The same fit with the scale left at 1."""
+        return Align("offset")
+
+    def apply(self, context: Context, max_frames: int | None = None) -> Alignment:
+        """Fit, and put scale and offsets in place.
+
+        Args:
+            context: model and data.
+            max_frames: take so many training frames at most, evenly spaced.
+
+        Returns:
+            What was fitted.
+        """
+        fit_scale = self.mode == "offset+scale"
+        fit = fit_alignment(context.predictions("train", max_frames), fit_scale)
+        if self.mode == "none":
+            return fit
+        if fit_scale:
+            scale_head(context.model, context.energy_key, fit.scale)
+        offsets = get_offsets(context.model, context.energy_key) + fit.offsets
+        set_offsets(context.model, context.datamodule, context.energy_key, offsets)
+        return fit
 
 
 def fit_alignment(p: Predictions, fit_scale: bool = True) -> Alignment:

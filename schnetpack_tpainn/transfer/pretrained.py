@@ -14,7 +14,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from schnetpack_tpainn.errors import CheckpointError
-from schnetpack_tpainn.transfer.architecture import describe, network_state
+from schnetpack_tpainn.transfer.architecture import describe
+from schnetpack_tpainn.transfer.copying import network_state
 
 __all__ = ["PORTABLE_NAME", "Pretrained", "load_pretrained", "save_portable"]
 
@@ -141,13 +142,16 @@ def _in_run_directory(path: Path) -> Path:
     )
 
 
-def load_pretrained(path: str | Path, trust_pickle: bool = False) -> Pretrained:
+def load_pretrained(
+    path: str | Path, trust_pickle: bool = False, own: Path | None = None
+) -> Pretrained:
     """Read pretrained weights and what is known of them.
 
     Args:
         path: a run directory, a portable ``.safetensors`` file, a ``.ckpt`` of a T-PaiNN task, or
             a SchNetPack ``best_model``.
         trust_pickle: open a ``best_model`` that has no portable file beside it; pickles run code.
+        own: folder of one's own runs.
 
     Returns:
         Weights and card.

@@ -12,12 +12,12 @@ from torch import nn
 
 from schnetpack_tpainn.data.versions import software_versions
 from schnetpack_tpainn.files import write_json
-from schnetpack_tpainn.transfer.architecture import network_state
+from schnetpack_tpainn.transfer.context import Context
+from schnetpack_tpainn.transfer.copying import network_state
 from schnetpack_tpainn.transfer.evaluate import Predictions, errors, predict
 from schnetpack_tpainn.transfer.offsets import get_offsets
 from schnetpack_tpainn.transfer.pretrained import PORTABLE_NAME, save_portable
 from schnetpack_tpainn.transfer.runs import REPORT_NAME
-from schnetpack_tpainn.transfer.strategies import Context
 from schnetpack_tpainn.transfer.task import TransferTask
 
 __all__ = ["RunReport", "count_parameters"]
@@ -40,8 +40,8 @@ def count_parameters(task: TransferTask) -> dict[str, int]:
     record = task.record
     return {
         "total": sum(p.numel() for p in parameters),
-        "copied": record.n_copied if record else 0,
-        "reinitialised": record.n_reinitialised if record else 0,
+        "copied": record.total("copied") if record else 0,
+        "reinitialised": record.total("reinitialised") if record else 0,
         "frozen": sum(p.numel() for p in parameters if not p.requires_grad),
     }
 
@@ -173,11 +173,11 @@ class RunReport(Callback):
             "optimiser_steps": task.optimiser_steps,
             "parameters": count_parameters(task),
             "backend": getattr(task.model.representation, "backend_used", None),
-            "scale": record.get("scale"),
+            "scale": record.get("alignment", {}).get("scale"),
             "offsets": {
                 "ev": _described_offsets(task.model, task.energy_key),
-                "rank": record.get("offsets_rank"),
-                "n_elements": record.get("n_elements"),
+                "rank": record.get("alignment", {}).get("rank"),
+                "n_elements": record.get("alignment", {}).get("n_elements"),
             },
             "zero_shot": record.get("zero_shot", {}),
             "test": errors(test),

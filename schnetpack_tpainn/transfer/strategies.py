@@ -1,135 +1,93 @@
-"""What happens to a model's weights before the first step of training."""
+"""What happens to a model before and during tuning, as the config group `transfer` says."""
 
-import logging
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
 
-import torch
 from hydra.utils import to_absolute_path
-from schnetpack.data import AtomsLoader
 from torch import nn
-from torch.utils.data import Subset
 
-from schnetpack_tpainn.errors import CheckpointError
-from schnetpack_tpainn.transfer.align import Alignment, fit_alignment, scale_head
-from schnetpack_tpainn.transfer.architecture import (
-    compare_architecture,
-    copy_parameters,
-    describe,
-)
-from schnetpack_tpainn.transfer.evaluate import errors, predict
-from schnetpack_tpainn.transfer.offsets import get_offsets, set_offsets
+from schnetpack_tpainn.errors import TransferError
+from schnetpack_tpainn.transfer.align import Align
+from schnetpack_tpainn.transfer.architecture import compare_architecture, describe
+from schnetpack_tpainn.transfer.context import Context, TransferRecord
+from schnetpack_tpainn.transfer.copying import CopyPlan, copy_parameters, count_blocks, plan_copy
+from schnetpack_tpainn.transfer.elements import admit_elements
+from schnetpack_tpainn.transfer.evaluate import errors
+from schnetpack_tpainn.transfer.gradual import Gradual
+from schnetpack_tpainn.transfer.lora import Lora
+from schnetpack_tpainn.transfer.part import Part
 from schnetpack_tpainn.transfer.pretrained import Pretrained, load_pretrained
 from schnetpack_tpainn.transfer.runs import find_last_run
+from schnetpack_tpainn.transfer.tuning import Tuning
+from schnetpack_tpainn.transfer.units import check_units
 
-__all__ = ["Autotune", "Context", "Scratch", "TransferRecord"]
+__all__ = ["Autotune", "Scratch", "Strategy"]
 
-log = logging.getLogger(__name__)
+HEAD = r"^(?!representation\.)"
 
 
-@dataclass(frozen=True)
-class Context:
-    """What a strategy works on.
+class Strategy:
+    """Base class of what ``_target_`` names in the config group `transfer`.
 
-    Attributes:
-        model: the model, with offsets fitted to the labels alone.
-        datamodule: data module, set up.
-        energy_key: key of the energy in model and data.
-        forces_key: key of the forces.
+    Args:
+        tuning: which parameters are tuned, and how fast.
+        parts: what else takes part in tuning.
+        final_bias_refit: fit the offsets to the training labels once more after the last step.
     """
 
-    model: nn.Module
-    datamodule: Any
-    energy_key: str
-    forces_key: str
+    def __init__(
+        self, tuning: Tuning, parts: Sequence[Part] = (), final_bias_refit: bool = True
+    ) -> None:
+        self.tuning = tuning
+        self.parts = list(parts)
+        self.final_bias_refit = final_bias_refit
 
-    def batches(self, dataset: Any) -> AtomsLoader:
-        """Loader over a data set in its order."""
-        return AtomsLoader(dataset, batch_size=self.datamodule.val_batch_size, num_workers=0)
-
-    def align(self, fit_scale: bool, max_frames: int | None = None) -> Alignment:
-        """Fit offsets, and the head's scale, to the training labels and put them in place.
+    def prepare(self, model: nn.Module) -> None:
+        """Give a model its structure: adapters, what is frozen, the parts' buffers.
 
         Args:
-            fit_scale: fit the scale too.
-            max_frames: take so many training frames at most, evenly spaced.
+            model: SchNetPack model, untrained or about to get a checkpoint's weights.
 
-        Returns:
-            What was fitted.
+        Raises:
+            TransferError: an expression matches nothing, or nothing is left to tune.
         """
-        dataset = self.datamodule.train_dataset
-        if max_frames is not None and len(dataset) > max_frames:
-            spaced = torch.linspace(0, len(dataset) - 1, max_frames).round().int().tolist()
-            dataset = Subset(dataset, spaced)
-        training = self.batches(dataset)
-        fit = fit_alignment(
-            predict(self.model, training, self.energy_key, self.forces_key), fit_scale
-        )
-        if fit_scale:
-            scale_head(self.model, self.energy_key, fit.scale)
-        offsets = get_offsets(self.model, self.energy_key) + fit.offsets
-        set_offsets(self.model, self.datamodule, self.energy_key, offsets)
-        return fit
-
-    def test_errors(self) -> dict[str, float]:
-        """Errors of the model as it stands on the held-out test frames."""
-        batches = self.batches(self.datamodule.test_dataset)
-        return errors(predict(self.model, batches, self.energy_key, self.forces_key))
-
-
-@dataclass
-class TransferRecord:
-    """What a strategy did, in plain values for checkpoint and report.
-
-    Attributes:
-        strategy: name of the strategy.
-        checkpoint: file that the weights came from, or None.
-        n_copied: parameters copied.
-        n_reinitialised: parameters that keep their random start.
-        scale: factor on the head from the closed-form fit.
-        offsets_rank: rank of the composition matrix of the training labels.
-        n_elements: elements in the training labels.
-        zero_shot: test errors before any step, of the model as it was copied with offsets
-            from the labels alone (``copied``) and after the alignment (``aligned``).
-        pretrained: what the checkpoint says of itself.
-    """
-
-    strategy: str
-    checkpoint: str | None = None
-    n_copied: int = 0
-    n_reinitialised: int = 0
-    scale: float = 1.0
-    offsets_rank: int | None = None
-    n_elements: int | None = None
-    zero_shot: dict[str, dict[str, float]] = field(default_factory=dict)
-    pretrained: dict[str, Any] = field(default_factory=dict)
-
-    def plain(self) -> dict[str, Any]:
-        """The record as a dictionary."""
-        return asdict(self)
-
-
-class Strategy(Protocol):
-    """Interface of a transfer strategy, named by ``_target_`` in the config group `transfer`."""
+        self.tuning.prepare(model)
+        self.tuning.factors(model)  # finds wrong expressions now
+        for part in self.parts:
+            part.prepare(model)
 
     def check(self, build_model: Callable[[], nn.Module]) -> None:
-        """Find what cannot work, before data are touched."""
-
-    def apply(self, context: Context) -> TransferRecord:
-        """Set the model's weights and offsets."""
-
-
-class Scratch:
-    """No transfer: the model keeps its random start; the offsets are fitted around it."""
-
-    def check(self, build_model: Callable[[], nn.Module]) -> None:
-        """Nothing can be wrong.
+        """Find what cannot work, before data are touched.
 
         Args:
             build_model: builds the model.
+
+        Raises:
+            TPaiNNError: something cannot work.
         """
+        self.prepare(build_model())
+
+    def apply(self, context: Context) -> TransferRecord:
+        """Set the model's weights and offsets, once in a run.
+
+        Args:
+            context: model, prepared, and data.
+
+        Returns:
+            What was done.
+        """
+        raise NotImplementedError
+
+
+class Scratch(Strategy):
+    """No transfer: the model keeps its random start; the offsets are fitted around it.
+
+    Args:
+        final_bias_refit: fit the offsets to the training labels once more after the last step.
+    """
+
+    def __init__(self, final_bias_refit: bool = True) -> None:
+        super().__init__(Tuning(), final_bias_refit=final_bias_refit)
 
     def apply(self, context: Context) -> TransferRecord:
         """Fit the offsets, so that no step is spent on the random network's mean energy.
@@ -140,19 +98,19 @@ class Scratch:
         Returns:
             The record.
         """
-        fit = context.align(fit_scale=False, max_frames=500)
-        n = sum(p.numel() for p in context.model.parameters())
-        record = TransferRecord("scratch", n_reinitialised=n)
-        record.offsets_rank, record.n_elements = fit.rank, fit.n_elements
+        record = TransferRecord("scratch", blocks=count_blocks(context.model))
+        record.alignment = Align("offset").apply(context, max_frames=500).plain()
         return record
 
 
-class Autotune:
-    """T-PaiNN's transfer (arXiv 2603.24752): everything is copied but the energy's zero.
+class Autotune(Strategy):
+    r"""T-PaiNN's transfer (arXiv 2603.24752): everything is copied but the energy's zero.
 
     Representation and head are copied whole. The offsets of the classical energies are not: they
     are fitted to the DFT labels, together with one factor on the head, in closed form (see
-    :func:`~schnetpack_tpainn.transfer.align.fit_alignment`). Every parameter stays trainable.
+    :class:`~schnetpack_tpainn.transfer.align.Align`). Then everything is tuned, or what
+    ``freeze``, ``lora`` and ``gradual`` leave, drawn to the start by ``anchor`` and held to the
+    force field by ``replay``.
 
     .. code-block:: yaml
 
@@ -161,31 +119,72 @@ class Autotune:
           checkpoint: null
           search: ${run.path}
           head: rescale
+          freeze: ['representation\.embedding']
+          layer_decay: 0.8
 
     Args:
+        name: name of the strategy, for reports.
         checkpoint: run directory, ``best_model``, ``.ckpt`` or ``.safetensors``; the last finished
             pretraining run below ``search`` when None.
-        search: folder of run directories.
-        trust_pickle: open a ``best_model`` although pickles run code.
-        head: ``rescale`` fits the factor, ``keep`` fits the offsets only.
+        search: folder of one's own run directories.
+        trust_pickle: open pickles from elsewhere although they run code.
+        frames: database of the pretraining frames; as the checkpoint says when None.
+        rename: regular expression on a checkpoint's parameter names -> replacement.
+        reinitialise: regular expressions on names of parameters that keep their random start.
+        accept: differences in architecture to accept (keys as the refusal names them).
+        new_elements: what to do with elements that pretraining never saw: ``refuse``, ``init``
+            (random embedding) or ``nearest`` (embedding of the most alike element it saw).
+        head: ``rescale`` fits a factor, ``keep`` does not, ``reset`` starts from a random head.
+        align: closed-form fit before the first step; ``Align()`` when None.
+        freeze: see :class:`~schnetpack_tpainn.transfer.tuning.Tuning`.
+        learning_rates: likewise.
+        layer_decay: likewise.
+        lora: low-rank adapters, or None.
+        gradual: gradual unfreezing, or None.
+        anchor: pull towards the pretrained weights, or None.
+        replay: force-field frames among the labels, or None.
+        final_bias_refit: fit the offsets to the training labels once more after the last step.
 
     Raises:
-        CheckpointError: ``head`` is neither.
+        TransferError: an argument is none of its choices.
     """
 
     def __init__(
         self,
+        name: str = "full",
         checkpoint: str | None = None,
         search: str = "runs",
         trust_pickle: bool = False,
+        frames: str | None = None,
+        rename: Mapping[str, str] | None = None,
+        reinitialise: Sequence[str] = (),
+        accept: Sequence[str] = (),
+        new_elements: str = "refuse",
         head: str = "rescale",
+        align: Align | None = None,
+        freeze: Sequence[str] = (),
+        learning_rates: Mapping[str, float] | None = None,
+        layer_decay: float = 1.0,
+        lora: Lora | None = None,
+        gradual: Gradual | None = None,
+        anchor: Part | None = None,
+        replay: Part | None = None,
+        final_bias_refit: bool = True,
     ) -> None:
-        if head not in ("rescale", "keep"):
-            raise CheckpointError(f"expected transfer.head rescale or keep, got {head!r}")
-        self.checkpoint = checkpoint
-        self.search = search
+        parts = [part for part in (gradual, anchor, replay) if part is not None]
+        super().__init__(Tuning(freeze, learning_rates, layer_decay, lora), parts, final_bias_refit)
+        _one_of("head", head, ("rescale", "keep", "reset"))
+        _one_of("new_elements", new_elements, ("refuse", "init", "nearest"))
+        self.name = name
+        self.checkpoint, self.search = checkpoint, search
         self.trust_pickle = trust_pickle
+        self.frames = frames
+        self.rename = dict(rename or {})
+        self.reinitialise = [*reinitialise, *([HEAD] if head == "reset" else [])]
+        self.accept = list(accept)
+        self.new_elements = new_elements
         self.head = head
+        self.align = align or Align()
 
     def load(self) -> Pretrained:
         """Read the pretrained weights.
@@ -197,11 +196,12 @@ class Autotune:
             CheckpointError: there are none, or they cannot be read.
         """
         # SchNetPack changes into the run directory; paths are meant from where the run was started
+        search = Path(to_absolute_path(self.search))
         if self.checkpoint is None:
-            path = find_last_run(to_absolute_path(self.search), "pretrain")
+            path = find_last_run(search, "pretrain")
         else:
             path = Path(to_absolute_path(str(Path(self.checkpoint).expanduser())))
-        return load_pretrained(path, self.trust_pickle)
+        return load_pretrained(path, self.trust_pickle, own=search)
 
     def check(self, build_model: Callable[[], nn.Module]) -> None:
         """Read the checkpoint and try it on a fresh model.
@@ -210,14 +210,17 @@ class Autotune:
             build_model: builds the model.
 
         Raises:
-            CheckpointError: it cannot be read or does not fit.
+            TPaiNNError: it cannot be read or does not fit.
         """
-        self._copy(self.load(), build_model())
+        model = build_model()
+        self._plan(self.load(), model)
+        self.prepare(model)
 
-    @staticmethod
-    def _copy(pretrained: Pretrained, model: nn.Module) -> int:
-        compare_architecture(pretrained.card["architecture"], describe(model))
-        return copy_parameters(pretrained.state, model)
+    def _plan(self, pretrained: Pretrained, model: nn.Module) -> tuple[CopyPlan, list[str]]:
+        """What to copy, and the accepted differences."""
+        found = compare_architecture(pretrained.card["architecture"], describe(model), self.accept)
+        plan = plan_copy(pretrained.state, model, self.rename, self.reinitialise)
+        return plan, found
 
     def apply(self, context: Context) -> TransferRecord:
         """Copy, fit offsets and scale, and measure the model before any step.
@@ -232,63 +235,36 @@ class Autotune:
             CheckpointError: weights, units or elements do not fit; the model is untouched then.
         """
         pretrained = self.load()
-        _check_units(pretrained, context.datamodule)
-        _check_elements(pretrained, context.datamodule.elements())
-        record = TransferRecord("autotune", str(pretrained.source.resolve()))
+        check_units(pretrained, context.datamodule)
+        record = TransferRecord(self.name, str(pretrained.source.resolve()))
         record.pretrained = dict(pretrained.card)
-        record.n_copied = self._copy(pretrained, context.model)
-        context.align(fit_scale=False)
-        record.zero_shot["copied"] = context.test_errors()
-        fit = context.align(fit_scale=self.head == "rescale")
-        record.zero_shot["aligned"] = context.test_errors()
-        record.scale, record.offsets_rank = fit.scale, fit.rank
-        record.n_elements = fit.n_elements
-        _log_record(record)
+        record.frames = self.frames and to_absolute_path(self.frames)
+        record.frames = record.frames or (pretrained.card.get("data") or {}).get("path")
+        plan, record.differences = self._plan(pretrained, context.model)
+        state, record.new_elements = admit_elements(
+            pretrained, context.datamodule.elements(), context.model, self.new_elements
+        )
+        copy_parameters(plan, state, context.model)
+        record.renamed, record.reinitialised = plan.renamed, plan.reinitialised
+        record.blocks = count_blocks(context.model, plan)
+        self._align(context, record)
         return record
 
+    def _align(self, context: Context, record: TransferRecord) -> None:
+        """Fit offsets alone, then as asked, and measure both."""
+        if self.align.mode != "none":
+            Align("offset").apply(context)
+        record.zero_shot["copied"] = errors(context.predictions("test"))
+        align = self.align
+        if self.head != "rescale" and align.mode == "offset+scale":
+            align = align.without_scale()
+        record.alignment = align.apply(context).plain()
+        record.zero_shot["aligned"] = errors(context.predictions("test"))
+        record.zero_shot["validation"] = errors(context.predictions("val"))
 
-def _check_units(pretrained: Pretrained, datamodule: Any) -> None:
-    """Refuse labels in other units than the pretraining's."""
-    known, dataset = pretrained.card.get("units"), datamodule.train_dataset
-    if known is None:
-        log.warning("%s does not say its units; expected those of the data", pretrained.source)
-        return
-    here = {**dataset.units, "distance": dataset.distance_unit}
-    wrong = [f"{k}: expected {u}, got {here[k]}" for k, u in known.items() if here.get(k, u) != u]
-    if wrong:
-        raise CheckpointError(
-            "the data's units are not those of the pretraining (" + "; ".join(wrong) + "); set "
-            "data.property_units and data.distance_unit, SchNetPack converts on loading"
+
+def _one_of(option: str, value: str, choices: Sequence[str]) -> None:
+    if value not in choices:
+        raise TransferError(
+            f"expected transfer.{option} {', '.join(choices[:-1])} or {choices[-1]}, got {value!r}"
         )
-
-
-def _check_elements(pretrained: Pretrained, here: list[int]) -> None:
-    """Refuse elements that the pretraining never saw: their embedding is random."""
-    from ase.data import chemical_symbols
-
-    known = pretrained.card.get("elements")
-    if known is None:
-        log.warning("%s does not say which elements it has seen", pretrained.source)
-        return
-    new = [chemical_symbols[z] for z in here if z not in known]
-    if new:
-        raise CheckpointError(
-            f"the data hold {', '.join(new)}, which the pretraining never saw (it saw "
-            f"{', '.join(chemical_symbols[z] for z in known)}); "
-            "pretrain on data with these elements"
-        )
-
-
-def _log_record(record: TransferRecord) -> None:
-    copied, aligned = record.zero_shot["copied"], record.zero_shot["aligned"]
-    log.info(
-        "transfer: %d parameters copied from %s; scale %.4f; test errors before any step: "
-        "energy %.1f -> %.1f meV, forces %.1f -> %.1f meV/Å (copied -> aligned)",
-        record.n_copied,
-        record.checkpoint,
-        record.scale,
-        copied["energy_mae_mev"],
-        aligned["energy_mae_mev"],
-        copied["forces_mae_mev_per_ang"],
-        aligned["forces_mae_mev_per_ang"],
-    )

@@ -9,17 +9,19 @@ from hydra.utils import get_class, instantiate
 from schnetpack import AtomisticTask
 from torch import nn
 
-from schnetpack_tpainn.errors import CheckpointError, DataError
+from schnetpack_tpainn.errors import CheckpointError
 from schnetpack_tpainn.transfer.architecture import describe
+from schnetpack_tpainn.transfer.context import Context, TransferRecord
+from schnetpack_tpainn.transfer.lora import merged
 from schnetpack_tpainn.transfer.offsets import get_offsets, set_offsets
+from schnetpack_tpainn.transfer.optimiser import configure
 from schnetpack_tpainn.transfer.pretrained import CARD_KEY, FORMAT
-from schnetpack_tpainn.transfer.strategies import Context, Scratch, TransferRecord
+from schnetpack_tpainn.transfer.strategies import Scratch, Strategy
+from schnetpack_tpainn.transfer.units import UNITS, check_data_units
 
 __all__ = ["TransferTask"]
 
 log = logging.getLogger(__name__)
-
-UNITS = {"energy": "eV", "forces": "eV/Ang", "distance": "Ang"}
 
 
 class TransferTask(AtomisticTask):
@@ -55,6 +57,8 @@ class TransferTask(AtomisticTask):
         scheduler_interval: the scheduler moves every ``step`` or as in SchNetPack (``epoch``).
         warmup_steps: steps of linear warm-up, see ``AtomisticTask``.
     """
+
+    model: Any  # SchNetPack's AtomisticModel
 
     def __init__(
         self,
@@ -97,7 +101,9 @@ class TransferTask(AtomisticTask):
             "warmup_steps": warmup_steps,
         }
         super().save_hyperparameters(plain)
-        self.strategy = Scratch() if transfer is None else instantiate(transfer)
+        self.strategy: Strategy = Scratch() if transfer is None else instantiate(transfer)
+        self.strategy.prepare(self.model)
+        self.parts = nn.ModuleList(self.strategy.parts)
         self.energy_key, self.forces_key = energy_key, forces_key
         self.scheduler_interval = scheduler_interval
         self.record: TransferRecord | None = None
@@ -117,14 +123,7 @@ class TransferTask(AtomisticTask):
             DataError: the data are not in eV, eV/Å and Å.
         """
         datamodule = self.trainer.datamodule
-        dataset = datamodule.dataset
-        units = {k: dataset.units[k] for k in (self.energy_key, self.forces_key)}
-        units = dict(zip(UNITS, [*units.values(), dataset.distance_unit], strict=True))
-        if units != UNITS:
-            raise DataError(
-                f"expected data in {', '.join(UNITS.values())}, got {', '.join(units.values())}; "
-                "set data.property_units and data.distance_unit to these, SchNetPack converts"
-            )
+        check_data_units(datamodule.dataset, self.energy_key, self.forces_key)
         if stage != "fit":
             self._sync_offsets()
             return
@@ -139,9 +138,42 @@ class TransferTask(AtomisticTask):
     def on_fit_start(self) -> None:
         """Apply the transfer once; in a resumed run, let the data follow the model's offsets."""
         if self.record is None:
-            self.record = self.strategy.apply(self._context())
+            self.record = self.strategy.apply(self.context())
+            for part in self.strategy.parts:
+                part.start(self, self.record)
         else:
             self._sync_offsets()
+        for part in self.strategy.parts:
+            part.open(self, self.record)
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> torch.Tensor:
+        """SchNetPack's step, with the share of anchor and replay in the loss.
+
+        Args:
+            batch: the batch.
+            batch_idx: its number.
+
+        Returns:
+            The loss.
+        """
+        loss = super().training_step(batch, batch_idx)
+        for part in self.strategy.parts:
+            loss = part.loss(self, batch, loss)
+        return loss
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """Take away the gradients of what is not to change yet.
+
+        Args:
+            optimizer: the optimiser.
+        """
+        for part in self.strategy.parts:
+            part.before_step(self)
+
+    def on_validation_end(self) -> None:
+        """Let gradual unfreezing look at the validation loss."""
+        for part in self.strategy.parts:
+            part.after_validation(self)
 
     def on_test_start(self) -> None:
         """Let the data follow the offsets of a checkpoint that was read for the test."""
@@ -172,7 +204,8 @@ class TransferTask(AtomisticTask):
         if subset != "train" or step % self.trainer.log_every_n_steps == 0:
             super().log_metrics(pred, targets, subset)
 
-    def _context(self) -> Context:
+    def context(self) -> Context:
+        """Model and data, as strategies and parts take them."""
         return Context(self.model, self.trainer.datamodule, self.energy_key, self.forces_key)
 
     def _sync_offsets(self) -> None:
@@ -180,16 +213,49 @@ class TransferTask(AtomisticTask):
         set_offsets(self.model, self.trainer.datamodule, self.energy_key, offsets)
 
     def configure_optimizers(self) -> Any:
-        """SchNetPack's optimiser; the scheduler moves every step if it shall.
+        """The optimiser, with one group for each factor on the learning rate.
 
         Returns:
             Lightning's optimiser configuration.
         """
-        configured = super().configure_optimizers()
-        if self.scheduler_cls is not None and self.scheduler_interval == "step":
-            _, schedulers = configured
-            schedulers[0].update(interval="step", frequency=1)
-        return configured
+        factors = self.strategy.tuning.factors(self.model)
+        factors |= dict.fromkeys(self.parts.parameters(), 1.0)
+        return configure(self, factors, self.scheduler_interval)
+
+    def optimizer_step(
+        self,
+        epoch: int | None = None,
+        batch_idx: int | None = None,
+        optimizer: Any = None,
+        optimizer_closure: Any = None,
+    ) -> None:
+        """A step; during warm-up every group keeps its factor.
+
+        Args:
+            epoch: number of the epoch.
+            batch_idx: number of the batch.
+            optimizer: the optimiser.
+            optimizer_closure: computes loss and gradients.
+        """
+        if self.global_step < self.warmup_steps:
+            for group in optimizer.param_groups:
+                group["lr"] = self.lr * group["factor"] * (self.global_step + 1) / self.warmup_steps
+        optimizer.step(closure=optimizer_closure)
+
+    def save_model(self, path: str, do_postprocessing: bool | None = None) -> None:
+        """Pickle the model as SchNetPack does, its adapters merged.
+
+        Args:
+            path: file to write.
+            do_postprocessing: whether the pickled model postprocesses; as it is now when None.
+        """
+        trained, self.model = self.model, merged(self.model)
+        super().save_model(path, do_postprocessing)
+        self.model = trained
+
+    def __getstate__(self) -> dict[str, Any]:
+        """State for a pickle, adapters merged: SchNetPack pickles the whole task as well."""
+        return {**self.__dict__, "_modules": {**self._modules, "model": merged(self.model)}}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add format, transfer record and card.

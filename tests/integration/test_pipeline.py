@@ -205,7 +205,7 @@ def test_a_killed_run_goes_on_and_is_not_transferred_twice(place: Path) -> None:
     assert report["optimiser_steps"] == 400
     assert report["wall_time_s"]["training"] > before["callbacks"]["RunReport"]["train_seconds"]
     assert report["parameters"]["copied"] == report["parameters"]["total"]
-    assert report["scale"] == before["tpainn"]["record"]["scale"]
+    assert report["scale"] == before["tpainn"]["record"]["alignment"]["scale"]
     best = torch.load(directory / "best_model", weights_only=False)
     offsets = before["state_dict"]["model.postprocessors.0.split"]
     assert torch.equal(best.postprocessors[0].split, offsets)
@@ -231,7 +231,7 @@ def test_bad_input_is_refused_before_a_run_directory_is_made(
     bad(spktrain, place, "irreps: expected 8x0e", data, "model.representation.n_atom_basis=8")
     bad(spktrain, place, "n_rbf", data, "model.representation.radial_basis.n_rbf=13")
     bad(spktrain, place, "finished run", data, "run.id=tuned")
-    bad(spktrain, place, "rescale or keep, got 'drop'", data, "transfer.head=drop")
+    bad(spktrain, place, "rescale, keep or reset, got 'drop'", data, "transfer.head=drop")
     bad(spktrain, place, "multiple of", data, "trainer.max_steps=31")
     assert sorted((place / "runs").iterdir()) == before
     assert (tuned / "report.json").stat().st_mtime_ns == mtime

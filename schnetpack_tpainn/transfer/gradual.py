@@ -1,0 +1,148 @@
+"""Gradual unfreezing (Howard and Ruder, arXiv 1801.06146): from the head down."""
+
+import logging
+import math
+
+import torch
+from schnetpack import AtomisticTask
+from torch import nn
+
+from schnetpack_tpainn.errors import TransferError
+from schnetpack_tpainn.transfer.context import TransferRecord
+from schnetpack_tpainn.transfer.parameters import depths
+from schnetpack_tpainn.transfer.part import Part
+
+__all__ = ["Gradual"]
+
+log = logging.getLogger(__name__)
+
+
+class Gradual(Part):
+    """Tunes the head first and block after block below it.
+
+    A block that waits has no gradient when the optimiser steps: it stays as it is, bit for bit, has
+    no optimiser state and no part in the gradient's norm. DDP sees all blocks from the start.
+
+    .. code-block:: yaml
+
+        transfer:
+          gradual:
+            _target_: schnetpack_tpainn.transfer.gradual.Gradual
+            by: step
+            until: 0.5
+
+    Args:
+        by: ``step`` spreads the blocks over the run, ``plateau`` takes the next block when the
+            validation loss has stopped falling.
+        until: fraction of ``trainer.max_steps`` after which everything is tuned (``step``).
+        patience: validations without a lower loss before the next block (``plateau``).
+
+    Raises:
+        TransferError: an argument is out of range.
+    """
+
+    active: torch.Tensor
+    best: torch.Tensor
+    waited: torch.Tensor
+
+    def __init__(self, by: str = "step", until: float = 0.5, patience: int = 3) -> None:
+        super().__init__()
+        if by not in ("step", "plateau"):
+            raise TransferError(f"expected transfer.gradual.by step or plateau, got {by!r}")
+        if not 0 < until <= 1:
+            raise TransferError(f"expected transfer.gradual.until above 0 and up to 1, got {until}")
+        if patience < 1:
+            raise TransferError(f"expected transfer.gradual.patience of 1 or more, got {patience}")
+        self.by, self.until, self.patience = by, until, patience
+        self.n_levels = 1
+        self.register_buffer("active", torch.ones((), dtype=torch.long))
+        self.register_buffer("best", torch.full((), math.inf))
+        self.register_buffer("waited", torch.zeros((), dtype=torch.long))
+
+    def prepare(self, model: nn.Module) -> None:
+        """Count the blocks that are to be tuned.
+
+        Args:
+            model: the model, frozen where it shall be.
+        """
+        self.n_levels = len(self._levels(model))
+
+    def start(self, task: AtomisticTask, record: TransferRecord) -> None:
+        """Say what will happen.
+
+        Args:
+            task: the task.
+            record: the record.
+
+        Raises:
+            TransferError: the run's length is not known in steps.
+        """
+        if self.by == "step" and task.trainer.max_steps < 1:
+            raise TransferError(
+                "transfer.gradual.by=step needs trainer.max_steps, got none; set it, or take "
+                "transfer.gradual.by=plateau"
+            )
+        record.parts["gradual"] = {
+            "by": self.by,
+            "levels": [sorted(names) for names in self._levels(task.model).values()],
+            **({"until": self.until} if self.by == "step" else {"patience": self.patience}),
+        }
+
+    @staticmethod
+    def _levels(model: nn.Module) -> dict[int, set[str]]:
+        """Depth -> names of the blocks with parameters to tune, from the head down."""
+        levels: dict[int, set[str]] = {}
+        for parameter, (block, depth) in depths(model).items():
+            if parameter.requires_grad:
+                levels.setdefault(depth, set()).add(block)
+        return dict(sorted(levels.items()))
+
+    def waiting(self, model: nn.Module) -> list[nn.Parameter]:
+        """Parameters whose turn has not come.
+
+        Args:
+            model: the model.
+
+        Returns:
+            The parameters.
+        """
+        later = list(self._levels(model))[int(self.active) :]
+        return [p for p, (_, d) in depths(model).items() if d in later and p.requires_grad]
+
+    def before_step(self, task: AtomisticTask) -> None:
+        """Take the gradients of waiting blocks away.
+
+        Args:
+            task: the task.
+        """
+        if self.by == "step":
+            steps_per_level = self.until * task.trainer.max_steps / max(1, self.n_levels - 1)
+            self._activate(1 + int(task.global_step / steps_per_level))
+        if self.active < self.n_levels:
+            for parameter in self.waiting(task.model):
+                parameter.grad = None
+
+    def after_validation(self, task: AtomisticTask) -> None:
+        """Take the next block if the loss has stopped falling; the first process decides.
+
+        Args:
+            task: the task.
+        """
+        if self.by != "plateau" or task.trainer.sanity_checking:
+            return
+        loss = task.trainer.callback_metrics["val_loss"].detach().clone()
+        loss = task.trainer.strategy.broadcast(loss).to(self.best.device)
+        if loss < self.best:
+            self.best.copy_(loss)
+            self.waited.zero_()
+            return
+        self.waited += 1
+        if self.waited >= self.patience:
+            self.waited.zero_()
+            self._activate(int(self.active) + 1)
+
+    def _activate(self, n: int) -> None:
+        n = min(n, self.n_levels)
+        if n > self.active:
+            self.active.fill_(n)
+            log.info("gradual unfreezing: %d of %d levels are tuned", n, self.n_levels)
