@@ -22,6 +22,7 @@ class Predictions:
         forces: predicted forces in eV/Å, (N, 3) over all atoms.
         forces_label: labels in eV/Å, (N, 3).
         composition: atoms of each atomic number in each structure, (M, zmax).
+        numbers: atomic number of every atom, int64, (N,).
     """
 
     energy: torch.Tensor
@@ -29,6 +30,7 @@ class Predictions:
     forces: torch.Tensor
     forces_label: torch.Tensor
     composition: torch.Tensor
+    numbers: torch.Tensor
 
     @property
     def n_atoms(self) -> torch.Tensor:
@@ -68,6 +70,7 @@ def predict(
             one = torch.ones((), dtype=torch.float64)
             counts.index_put_((batch[properties.idx_m], batch[properties.Z]), one, accumulate=True)
             columns["composition"].append(counts)
+            columns["numbers"].append(batch[properties.Z])
             with torch.enable_grad():
                 results = model({k: v.to(device) for k, v in batch.items()})
             columns["energy"].append(results[energy_key].detach().cpu())
@@ -75,7 +78,8 @@ def predict(
     finally:
         model.train(training)
         model.do_postprocessing = postprocessing
-    return Predictions(**{k: torch.cat(v).double() for k, v in columns.items()})
+    joined = {k: torch.cat(v) for k, v in columns.items()}
+    return Predictions(**{k: v.double() if v.is_floating_point() else v for k, v in joined.items()})
 
 
 def errors(p: Predictions) -> dict[str, float]:

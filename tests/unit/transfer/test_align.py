@@ -1,5 +1,7 @@
 """The closed-form fit of offsets and scale."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from schnetpack.atomistic import Atomwise
@@ -17,7 +19,8 @@ def predictions(composition: list[list[int]], scale: float, offsets: list[float]
     energy = torch.randn(len(composition), generator=generator, dtype=torch.float64)
     forces = torch.randn(int(counts.sum()), 3, generator=generator, dtype=torch.float64)
     shift = counts[:, [1, 6]] @ torch.tensor(offsets, dtype=torch.float64)
-    return Predictions(energy, scale * energy + shift, forces, scale * forces, counts)
+    numbers = torch.cat([torch.tensor([1] * h + [6] * c) for h, c in composition])
+    return Predictions(energy, scale * energy + shift, forces, scale * forces, counts, numbers)
 
 
 def test_recovers_scale_and_offsets() -> None:
@@ -53,6 +56,7 @@ def test_noisy_labels_match_a_generic_least_squares_solver() -> None:
         p.forces,
         p.forces_label + 0.2 * p.forces.roll(1, 0),
         p.composition,
+        p.numbers,
     )
     fit = fit_alignment(noisy)
     weight_e = 1 / (noisy.n_atoms * 2.0)  # sqrt of four frames
@@ -90,9 +94,7 @@ def test_no_head_to_scale() -> None:
 
 def test_errors_are_in_mev() -> None:
     p = predictions([[4, 1], [6, 2]], 1.0, [0.0, 0.0])
-    off = Predictions(
-        p.energy + 0.013, p.energy_label, p.forces - 0.002, p.forces_label, p.composition
-    )
+    off = replace(p, energy=p.energy + 0.013, forces=p.forces - 0.002)
     result = errors(off)
     assert result["energy_mae_mev"] == pytest.approx(13.0)
     assert result["energy_rmse_mev"] == pytest.approx(13.0)
