@@ -196,7 +196,7 @@ class Demo:
 
     def evaluate(self, runs: dict[str, list[Path]]) -> dict[str, Any]:
         """Errors of force field, scratch and autotuned on the same test frames, and figures."""
-        from schnetpack_tpainn.study.figures import bars, curves, parity
+        from schnetpack_tpainn.study.figures import bars, curves, parity, save
 
         classical = force_field_predictions(runs["autotune"][0], FORCE_FIELD)
         reports = {name: [read_run(d) for d in seeds] for name, seeds in runs.items()}
@@ -205,12 +205,10 @@ class Demo:
             predictions[name] = dict(np.load(seeds[0] / "test_predictions.npz"))
         test = summary(classical, reports)
         errors = {name: [r["test"] for r in seeds] for name, seeds in reports.items()}
-        parity(predictions, self.root / "parity.png")
-        curves(
-            {name: [history(d) for d in seeds] for name, seeds in runs.items()},
-            self.root / "learning.png",
-        )
-        bars({"force field": [test["force_field"]], **errors}, self.root / "errors.png")
+        histories = {name: [history(d) for d in seeds] for name, seeds in runs.items()}
+        save(parity(predictions), self.root / "parity.png")
+        save(curves(histories), self.root / "learning.png")
+        save(bars({"force field": [test["force_field"]], **errors}), self.root / "errors.png")
         return test
 
     def run(self, console: Console) -> None:

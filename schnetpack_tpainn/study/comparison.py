@@ -1,6 +1,5 @@
 """Collect finished runs into one comparison: errors, histories, table, report."""
 
-import csv
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ from ase.db import connect
 from rich.table import Table
 
 from schnetpack_tpainn.data.label import compute_label, make_calculator
+from schnetpack_tpainn.transfer.outcome import history
 from schnetpack_tpainn.transfer.runs import REPORT_NAME
 
 __all__ = ["force_field_predictions", "history", "markdown", "read_run", "summary", "table"]
@@ -25,27 +25,6 @@ NAMES = {"force_field": "force field", "scratch": "from scratch", "autotune": "a
 def read_run(directory: Path) -> dict[str, Any]:
     """The report of a finished run."""
     return json.loads((directory / REPORT_NAME).read_text())
-
-
-def history(directory: Path) -> dict[str, np.ndarray]:
-    """Validation errors of a run.
-
-    Args:
-        directory: run directory with the files of Lightning's CSV logger.
-
-    Returns:
-        ``step``, ``energy`` (MAE, meV) and ``forces`` (MAE, meV/Å), each (T,).
-    """
-    found: dict[int, tuple[float, float]] = {}
-    for file in sorted(directory.glob("csv/version_*/metrics.csv")):  # one more after each resume
-        with file.open(newline="") as lines:
-            for row in csv.DictReader(lines):
-                if row.get("val_forces_mae"):
-                    values = float(row["val_energy_mae"]) * 1e3, float(row["val_forces_mae"]) * 1e3
-                    found[int(row["step"]) + 1] = values
-    steps = sorted(found)
-    table = np.array([found[s] for s in steps]).reshape(-1, 2)
-    return {"step": np.array(steps), "energy": table[:, 0], "forces": table[:, 1]}
 
 
 def force_field_predictions(

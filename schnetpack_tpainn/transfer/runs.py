@@ -7,12 +7,19 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.experimental.callback import Callback
-from hydra.utils import instantiate
+from hydra.utils import instantiate, to_absolute_path
 from omegaconf import DictConfig, OmegaConf
 
-from schnetpack_tpainn.errors import CheckpointError, TPaiNNError
+from schnetpack_tpainn.errors import CheckpointError, TPaiNNError, TransferError
 
-__all__ = ["REPORT_NAME", "Preflight", "check_budget", "check_run_directory", "find_last_run"]
+__all__ = [
+    "REPORT_NAME",
+    "Preflight",
+    "check_budget",
+    "check_run_directory",
+    "find_last_run",
+    "read_scratch_run",
+]
 
 REPORT_NAME = "report.json"
 SECTIONS = ("data", "model", "task", "transfer", "globals", "seed", "trainer.max_steps")
@@ -48,6 +55,34 @@ def _stage(report: Path) -> str | None:
     except (OSError, ValueError):
         return None
     return content.get("stage") if isinstance(content, dict) else None
+
+
+def read_scratch_run(directory: Path) -> dict[str, Any]:
+    """Report of a finished run from scratch, to compare a transfer with.
+
+    Args:
+        directory: its run directory.
+
+    Returns:
+        The content of its ``report.json``.
+
+    Raises:
+        TransferError: there is no such report, or it is one of another strategy.
+    """
+    report = directory / REPORT_NAME
+    try:
+        content = json.loads(report.read_text())
+    except (OSError, ValueError) as error:
+        raise TransferError(
+            f"callbacks.report.scratch: expected the directory of a finished run, got no readable "
+            f"{report} ({error}); run `spktrain experiment=tpainn_autotune transfer=scratch` first"
+        ) from error
+    if content.get("strategy") != "scratch":
+        raise TransferError(
+            f"callbacks.report.scratch: expected a run with transfer=scratch, got {directory} with "
+            f"transfer={content.get('strategy')}"
+        )
+    return content
 
 
 def check_budget(config: DictConfig) -> None:
@@ -126,6 +161,9 @@ class Preflight(Callback):
         try:
             check_run_directory(config.hydra.run.dir, config)
             check_budget(config)
+            scratch = OmegaConf.select(config, "callbacks.report.scratch")
+            if scratch is not None:
+                read_scratch_run(Path(to_absolute_path(str(Path(scratch).expanduser()))))
             if OmegaConf.select(config, "transfer._target_") is not None:
                 instantiate(config.transfer).check(lambda: instantiate(config.model))
         except (TPaiNNError, InstantiationException) as error:

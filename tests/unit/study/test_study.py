@@ -99,20 +99,20 @@ def drawn(path: Path) -> bool:
 
 def test_figures(classical: dict[str, np.ndarray], tmp_path: Path) -> None:
     three = {"force field": classical, "scratch": classical, "autotune": classical}
-    assert drawn(figures.parity(three, tmp_path / "parity.png"))
+    assert drawn(figures.save(figures.parity(three), tmp_path / "parity.png"))
     history = {
         "step": np.arange(10, 60, 10),
         "energy": np.linspace(50, 20, 5),
         "forces": np.linspace(400, 90, 5),
     }
     two = {"scratch": [history, history], "autotune": [history]}
-    assert drawn(figures.curves(two, tmp_path / "curves.png"))
+    assert drawn(figures.save(figures.curves(two), tmp_path / "curves.png"))
     errors = {
         "force field": [{"energy_mae_mev": 90.0, "forces_mae_mev_per_ang": 300.0}],
         "scratch": [r["test"] for r in reports((40, 160), (60, 200))],
         "autotune": [r["test"] for r in reports((20, 80), (20, 100))],
     }
-    assert drawn(figures.bars(errors, tmp_path / "bars.png"))
+    assert drawn(figures.save(figures.bars(errors), tmp_path / "bars.png"))
 
 
 class Script(Job):

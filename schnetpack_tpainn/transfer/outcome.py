@@ -1,0 +1,250 @@
+"""What came of a run: its history, its errors by element, and how it stands beside its start."""
+
+import csv
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase.data import chemical_symbols
+from schnetpack import AtomisticTask
+from torch import Tensor, nn
+
+from schnetpack_tpainn.errors import TransferError
+from schnetpack_tpainn.transfer.copying import network_state
+from schnetpack_tpainn.transfer.evaluate import MEV, Predictions
+from schnetpack_tpainn.transfer.lora import merged
+from schnetpack_tpainn.transfer.parameters import block_of, names_of
+from schnetpack_tpainn.transfer.runs import read_scratch_run
+
+__all__ = [
+    "ADVICE",
+    "against_scratch",
+    "check_same_test_frames",
+    "errors_by_element",
+    "find_warnings",
+    "history",
+    "learning_rates",
+    "parameter_changes",
+]
+
+KINDS = {"forces": ("forces_mae_mev_per_ang", "meV/Å"), "energy": ("energy_mae_mev", "meV")}
+ADVICE = (
+    "What to do: lower the learning rate (globals.lr), hold the weights (transfer/anchor=l2sp) or "
+    "freeze blocks (transfer=frozen_embedding), keep the weights that validate best "
+    "(callbacks.model_checkpoint.monitor=val_loss callbacks.model_checkpoint.mode=min), add "
+    "labels, or ask tpainn-diagnose whether this force field is a useful teacher."
+)
+
+
+def history(
+    directory: Path, energy_key: str = "energy", forces_key: str = "forces"
+) -> dict[str, np.ndarray]:
+    """Validation errors of a run.
+
+    Args:
+        directory: run directory with the files of Lightning's CSV logger.
+        energy_key: key of the energy in the model's results.
+        forces_key: key of the forces.
+
+    Returns:
+        ``step``, ``energy`` (MAE, meV) and ``forces`` (MAE, meV/Å), each (T,); T = 0 where no CSV
+        logger was at work.
+    """
+    columns = f"val_{energy_key}_mae", f"val_{forces_key}_mae"
+    found: dict[int, list[float]] = {}
+    files = directory.glob("csv/version_*/metrics.csv")  # one more after each resume
+    for file in sorted(files, key=lambda f: int(f.parent.name.rpartition("_")[2])):
+        with file.open(newline="") as lines:
+            for row in csv.DictReader(lines):
+                if row.get(columns[1]):
+                    found[int(row["step"]) + 1] = [float(row[c]) * MEV for c in columns]
+    steps = sorted(found)
+    table = np.array([found[s] for s in steps]).reshape(-1, 2)
+    return {"step": np.array(steps), "energy": table[:, 0], "forces": table[:, 1]}
+
+
+def errors_by_element(p: Predictions) -> dict[str, dict[str, float]]:
+    """Errors of the forces on the atoms of each element.
+
+    Args:
+        p: predictions and labels.
+
+    Returns:
+        Element -> ``n_atoms`` and ``forces_mae_mev_per_ang`` over Cartesian components.
+    """
+    error = (p.forces - p.forces_label).abs().mean(dim=1) * MEV  # (N,)
+    found = {}
+    for z in p.numbers.unique().tolist():
+        here = error[p.numbers == z]
+        found[chemical_symbols[z]] = {
+            "n_atoms": len(here),
+            "forces_mae_mev_per_ang": here.mean().item(),
+        }
+    return found
+
+
+def _block(name: str) -> str:
+    block, number = block_of(name)
+    return block if number is None else f"{block} {number}"
+
+
+def learning_rates(task: AtomisticTask) -> dict[str, Any]:
+    """Learning rate and the factors on it, as the optimiser has them.
+
+    Args:
+        task: a task whose optimiser is set up.
+
+    Returns:
+        ``base``, ``groups`` (``factor`` and number of ``parameters``) and ``blocks``: block of the
+        model -> lowest and highest factor, for blocks that are trained.
+    """
+    groups = task.trainer.optimizers[0].param_groups
+    factors = {p: group["factor"] for group in groups for p in group["params"]}
+    blocks: dict[str, list[float]] = {}
+    for parameter, names in names_of(task.model).items():
+        if parameter in factors:
+            blocks.setdefault(_block(names[0]), []).append(factors[parameter])
+    return {
+        "base": task.lr,
+        "groups": [
+            {"factor": g["factor"], "parameters": sum(p.numel() for p in g["params"])}
+            for g in groups
+        ],
+        "blocks": {block: [min(values), max(values)] for block, values in blocks.items()},
+    }
+
+
+def parameter_changes(start: Mapping[str, Tensor], model: nn.Module) -> dict[str, float]:
+    r"""How far each block has moved: :math:`\lVert\theta - \theta_0\rVert / \lVert\theta_0\rVert`.
+
+    Args:
+        start: weights at the start, see
+            :func:`~schnetpack_tpainn.transfer.copying.network_state`.
+        model: the model as it is; adapters count as part of the weights they adapt.
+
+    Returns:
+        Block -> relative change; blocks that started at zero are left out.
+    """
+    state = network_state(model)
+    squares: dict[str, tuple[float, float]] = {}
+    for names in names_of(merged(model)).values():
+        change, norm = squares.get(_block(names[0]), (0.0, 0.0))
+        before = start[names[0]].double()
+        difference = state[names[0]].double() - before
+        squares[_block(names[0])] = (
+            change + difference.square().sum().item(),
+            norm + before.square().sum().item(),
+        )
+    return {block: math.sqrt(c / n) for block, (c, n) in squares.items() if n > 0}
+
+
+def check_same_test_frames(scratch: Path, datamodule: Any) -> None:
+    """Refuse a run from scratch that was tested on other frames.
+
+    Args:
+        scratch: its run directory.
+        datamodule: data module of this run, set up.
+
+    Raises:
+        TransferError: it is not finished, not from scratch, or of other data or test frames.
+    """
+    report = read_scratch_run(scratch)
+    then, now = report["data"], datamodule.dataset.metadata
+    mark = "fingerprint" if now.get("fingerprint") and then.get("fingerprint") else "path"
+    here = now[mark] if mark == "fingerprint" else str(Path(datamodule.datapath).resolve())
+    if then[mark] != here:
+        raise TransferError(
+            f"callbacks.report.scratch: expected a run on the data of this one ({mark} {here}), "
+            f"got {scratch} with {mark} {then[mark]}; train from scratch on the same data.datapath"
+        )
+    if sorted(_split(scratch)["test_idx"]) != sorted(datamodule.test_idx):
+        raise TransferError(
+            f"callbacks.report.scratch: expected a run with this one's {len(datamodule.test_idx)} "
+            f"test frames, got other frames in {scratch / 'split.npz'}; train from scratch with "
+            "the same seed, data.num_val and data.num_test"
+        )
+
+
+def _split(directory: Path) -> dict[str, list[int]]:
+    path = directory / "split.npz"
+    if not path.is_file():
+        raise TransferError(
+            f"callbacks.report.scratch: expected {path}, which tells that run's test frames, got "
+            "no such file; train from scratch with data.split_file=split.npz"
+        )
+    with np.load(path) as content:
+        return {name: content[name].tolist() for name in ("train_idx", "test_idx")}
+
+
+def against_scratch(scratch: Path, datamodule: Any, test: Mapping[str, float]) -> dict[str, Any]:
+    """A run's test errors beside those of a run from scratch.
+
+    Args:
+        scratch: run directory that passed :func:`check_same_test_frames`.
+        datamodule: data module of this run.
+        test: errors of this run on the test frames.
+
+    Returns:
+        ``path``, ``n_train``, ``same_labels`` (the training frames are this run's),
+        ``optimiser_steps``, ``test`` and ``by_element`` of the run from scratch, and ``ratio``, its
+        errors over this run's.
+    """
+    report = read_scratch_run(scratch)
+    return {
+        "path": str(scratch.resolve()),
+        "n_train": report["n_train"],
+        "same_labels": sorted(_split(scratch)["train_idx"]) == sorted(datamodule.train_idx),
+        "optimiser_steps": report["optimiser_steps"],
+        "test": report["test"],
+        "by_element": report.get("by_element", {}),
+        "ratio": {
+            key: report["test"][key] / test[key] if test[key] else math.inf
+            for key, _ in KINDS.values()
+        },
+    }
+
+
+def find_warnings(
+    zero_shot: Mapping[str, float] | None,
+    kept: Mapping[str, float],
+    validations: Mapping[str, np.ndarray],
+    scratch: Mapping[str, Any] | None = None,
+) -> list[str]:
+    """What a user must not miss: tuning that made the model worse, transfer that lost to scratch.
+
+    Args:
+        zero_shot: errors on the validation frames before any step; None where nothing was
+            transferred.
+        kept: errors on the same frames of the weights that were kept.
+        validations: what :func:`history` gave.
+        scratch: what :func:`against_scratch` gave.
+
+    Returns:
+        One sentence each; none where all went well.
+    """
+    found = []
+    for what, (key, unit) in KINDS.items():
+        if zero_shot is not None and not kept[key] <= zero_shot[key]:  # true for NaN
+            found.append(
+                f"Tuning made the {what} worse: validation MAE {kept[key]:.1f} {unit} with the "
+                f"weights that were kept, {zero_shot[key]:.1f} before any step"
+                + _best(validations["step"], validations[what], zero_shot[key], unit)
+            )
+        if scratch is not None and not scratch["ratio"][key] >= 1:
+            found.append(
+                f"The run from scratch has the better {what}: test MAE "
+                f"{scratch['test'][key]:.1f} {unit}, {1 / scratch['ratio'][key]:.2f} times lower."
+            )
+    return found
+
+
+def _best(steps: np.ndarray, errors: np.ndarray, before: float, unit: str) -> str:
+    """Whether any validation of the run was better than its start."""
+    if not np.isfinite(errors).any():
+        return "."
+    k = int(np.nanargmin(errors))
+    if errors[k] < before:
+        return f"; it was better on the way ({errors[k]:.1f} {unit} at step {steps[k]})."
+    return f", and no validation of the run was better ({errors[k]:.1f} {unit} at best)."
