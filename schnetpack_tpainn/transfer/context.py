@@ -29,6 +29,22 @@ class Context:
     energy_key: str
     forces_key: str
 
+    def dataset(self, part: str, max_frames: int | None = None) -> Any:
+        """Labelled frames.
+
+        Args:
+            part: ``train``, ``val`` or ``test``.
+            max_frames: so many frames at most, evenly spaced.
+
+        Returns:
+            The data set.
+        """
+        dataset = getattr(self.datamodule, f"{part}_dataset")
+        if max_frames is None or len(dataset) <= max_frames:
+            return dataset
+        spaced = torch.linspace(0, len(dataset) - 1, max_frames).round().int().tolist()
+        return Subset(dataset, spaced)
+
     def batches(self, dataset: Any) -> AtomsLoader:
         """Loader over a data set in its order."""
         return AtomsLoader(dataset, batch_size=self.datamodule.val_batch_size, num_workers=0)
@@ -43,11 +59,8 @@ class Context:
         Returns:
             The predictions of the model as it stands.
         """
-        dataset = getattr(self.datamodule, f"{part}_dataset")
-        if max_frames is not None and len(dataset) > max_frames:
-            spaced = torch.linspace(0, len(dataset) - 1, max_frames).round().int().tolist()
-            dataset = Subset(dataset, spaced)
-        return predict(self.model, self.batches(dataset), self.energy_key, self.forces_key)
+        batches = self.batches(self.dataset(part, max_frames))
+        return predict(self.model, batches, self.energy_key, self.forces_key)
 
 
 @dataclass
