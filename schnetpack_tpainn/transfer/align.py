@@ -7,21 +7,26 @@ r"""Fit offsets and scale of a pretrained model to DFT labels in closed form.
 """
 
 import logging
-from dataclasses import asdict, dataclass
+import math
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
+from ase.data import chemical_symbols
 from schnetpack.atomistic import Atomwise
-from torch import nn
+from torch import Tensor, nn
 
-from schnetpack_tpainn.errors import CheckpointError
+from schnetpack_tpainn.errors import CheckpointError, TransferError
 from schnetpack_tpainn.transfer.context import Context
-from schnetpack_tpainn.transfer.evaluate import Predictions
+from schnetpack_tpainn.transfer.evaluate import Predictions, errors
 from schnetpack_tpainn.transfer.offsets import get_offsets, set_offsets
 
 __all__ = ["Align", "Alignment", "fit_alignment", "scale_head"]
 
 log = logging.getLogger(__name__)
+
+MODES = ("offset+scale", "offset", "none")
+PRIORS = ("minimum", "mean", "atoms")
 
 
 @dataclass(frozen=True)
@@ -29,16 +34,28 @@ class Alignment:
     """Result of the fit.
 
     Attributes:
-        scale: factor ``a`` of the model's energy.
+        scale: factor ``a`` put on the model's energy.
+        fitted_scale: what least squares gives for ``a``; other than ``scale`` where it makes no
+            sense, and None where it was not fitted or the model predicts no forces.
         offsets: changes of the offsets in eV per atomic number, float64, (zmax,).
-        rank: rank of the composition matrix.
+        rank: rank of the composition matrix (frames by elements).
         n_elements: number of elements, the rank that determines every offset.
+        condition: largest over smallest singular value of that matrix, zeros left out.
+        before: errors on the labels of the model as it was, see
+            :func:`~schnetpack_tpainn.transfer.evaluate.errors`.
+        after: errors on the labels of the model after the fit.
+        prior: offsets that the fit is drawn to.
     """
 
     scale: float
-    offsets: torch.Tensor
+    fitted_scale: float | None
+    offsets: Tensor
     rank: int
     n_elements: int
+    condition: float
+    before: dict[str, float]
+    after: dict[str, float]
+    prior: str = "minimum"
 
     def plain(self) -> dict[str, Any]:
         """The result for checkpoint and report, offsets left out."""
@@ -48,18 +65,67 @@ class Alignment:
 
 
 class Align:
-    """Closed-form fit of offsets and scale to the training labels.
+    r"""Closed-form fit of offsets and scale to the training labels.
+
+    It minimises, over scale and offsets in float64,
+
+    .. math::
+
+        w \Big[ \Big\langle \Big(\frac{\Delta E}{n}\Big)^2 \Big\rangle
+        + \lambda \sum_Z (c_Z - c^0_Z)^2 \Big] + \langle \Delta F^2 \rangle
+
+    with means over frames and force components, in eV and Å. Where the compositions do not
+    determine every offset (liquid water: rank 1) and there is no ridge, the solution is the one
+    nearest to the prior :math:`c^0`; the prior then changes no energy of those compositions.
+    Elements that the training frames lack get the prior.
+
+    .. code-block:: yaml
+
+        align:
+          _target_: schnetpack_tpainn.transfer.align.Align
+          mode: offset+scale
+          energy_weight: 1.0
+          ridge: 0.0
+          towards: null
 
     Args:
-        mode: ``offset+scale``, ``offset`` or ``none``.
+        mode: ``offset+scale``, ``offset``, or ``none``, which keeps the offsets that the data
+            module fits to the labels alone.
+        energy_weight: weight w of the energies per atom beside the force components; 0 fits the
+            scale to the forces alone.
+        ridge: strength :math:`\lambda` of the pull towards the prior.
+        towards: the prior: ``minimum`` (zeros), ``mean`` (for every element the mean energy per
+            atom of the labels), ``atoms`` (isolated-atom energies in the data's metadata); null
+            takes ``atoms`` where the data have them for all their elements, else ``minimum``.
+
+    Raises:
+        TransferError: an argument is out of range.
     """
 
-    def __init__(self, mode: str = "offset+scale") -> None:
+    def __init__(
+        self,
+        mode: str = "offset+scale",
+        energy_weight: float = 1.0,
+        ridge: float = 0.0,
+        towards: str | None = None,
+    ) -> None:
+        if mode not in MODES:
+            raise TransferError(f"expected transfer.align.mode {_listed(MODES)}, got {mode!r}")
+        if towards is not None and towards not in PRIORS:
+            raise TransferError(
+                f"expected transfer.align.towards {_listed(PRIORS)} or null, got {towards!r}"
+            )
+        for name, value in (("energy_weight", energy_weight), ("ridge", ridge)):
+            if not 0 <= value < math.inf:
+                raise TransferError(f"expected transfer.align.{name} of 0 or more, got {value}")
         self.mode = mode
+        self.energy_weight = energy_weight
+        self.ridge = ridge
+        self.towards = towards
 
     def without_scale(self) -> "Align":
         """The same fit with the scale left at 1."""
-        return Align("offset")
+        return Align("offset", self.energy_weight, self.ridge, self.towards)
 
     def apply(self, context: Context, max_frames: int | None = None) -> Alignment:
         """Fit, and put scale and offsets in place.
@@ -70,61 +136,126 @@ class Align:
 
         Returns:
             What was fitted.
+
+        Raises:
+            CheckpointError: the model predicts NaN, or has no head to scale.
+            TransferError: isolated-atom energies are asked for and the data lack them.
         """
+        predictions = context.predictions("train", max_frames)
+        if not (predictions.energy.isfinite().all() and predictions.forces.isfinite().all()):
+            raise CheckpointError(
+                "expected finite energies and forces on the training frames, got NaN or infinity "
+                "from the model; use another checkpoint, trained at a lower learning rate"
+            )
+        now = get_offsets(context.model, context.energy_key)
+        prior, towards = self._prior(context, predictions, now)
         fit_scale = self.mode == "offset+scale"
-        fit = fit_alignment(context.predictions("train", max_frames), fit_scale)
+        # the labels come with the present offsets removed: fitted is the change, so is the prior
+        fit = fit_alignment(predictions, fit_scale, self.energy_weight, self.ridge, prior - now)
+        fit = replace(fit, prior=towards)
         if self.mode == "none":
-            return fit
-        if fit_scale:
+            return replace(fit, offsets=torch.zeros_like(now), after=fit.before)
+        if fit.scale != 1.0:
             scale_head(context.model, context.energy_key, fit.scale)
-        offsets = get_offsets(context.model, context.energy_key) + fit.offsets
-        set_offsets(context.model, context.datamodule, context.energy_key, offsets)
+        set_offsets(context.model, context.datamodule, context.energy_key, now + fit.offsets)
         return fit
 
+    def _prior(self, context: Context, p: Predictions, now: Tensor) -> tuple[Tensor, str]:
+        """Offsets to be drawn to, in eV, and what they are called."""
+        elements = context.datamodule.elements()
+        prior = torch.zeros_like(now)  # (zmax,)
+        if self.towards == "mean":
+            total = p.energy_label + p.composition @ now  # (M,)
+            prior[elements] = (total / p.n_atoms).mean()
+        if self.towards not in ("atoms", None):
+            return prior, self.towards
+        atoms = context.datamodule.dataset.atomrefs.get(context.energy_key, prior)
+        missing = [chemical_symbols[z] for z in elements if z >= len(atoms) or atoms[z] == 0]
+        if not missing:
+            prior[elements] = atoms[elements].double()
+            return prior, "atoms"
+        if self.towards == "atoms":
+            raise TransferError(
+                "transfer.align.towards=atoms: expected isolated-atom energies in the data's "
+                f"metadata, got none for {', '.join(missing)}; label with `tpainn-label "
+                "--atomrefs`, or use transfer.align.towards=mean"
+            )
+        return prior, "minimum"
 
-def fit_alignment(p: Predictions, fit_scale: bool = True) -> Alignment:
+
+def _listed(choices: tuple[str, ...]) -> str:
+    return ", ".join(choices[:-1]) + f" or {choices[-1]}"
+
+
+def fit_alignment(
+    p: Predictions,
+    fit_scale: bool = True,
+    energy_weight: float = 1.0,
+    ridge: float = 0.0,
+    prior: Tensor | None = None,
+) -> Alignment:
     """Least squares for scale and offset changes, on energies per atom and force components.
 
-    Both kinds of label weigh the same in eV/atom and eV/Å. Where the compositions do not determine
-    every offset (one composition: rank 1), the change of smallest norm is taken, which leaves the
-    sum right.
+    A scale that is not positive would turn the potential upside down: it is reported, the offsets
+    are fitted around a scale of 1, and a warning says so.
 
     Args:
         p: predictions and labels with the same offsets removed.
         fit_scale: fit ``a`` too; otherwise it is 1.
+        energy_weight: see :class:`Align`.
+        ridge: likewise.
+        prior: changes that the fit is drawn to, in eV per atomic number, float64, (zmax,); zeros
+            when None.
 
     Returns:
         The alignment.
     """
-    x = p.composition  # (M, zmax)
-    present = torch.nonzero(x.sum(dim=0)).squeeze(1)  # (K,)
-    x = x[:, present]
-    weight_e = 1.0 / (p.n_atoms * len(p.energy) ** 0.5)  # (M,)
-    weight_f = 1.0 / p.forces.numel() ** 0.5
-    design_offsets = x * weight_e[:, None]
-    inverse = torch.linalg.pinv(design_offsets)  # (K, M)
-    e_model, e_label = p.energy * weight_e, p.energy_label * weight_e
-    a = 1.0
-    if fit_scale:
+    offsets = torch.zeros(p.composition.shape[1]).double() if prior is None else prior.clone()
+    present = torch.nonzero(p.composition.sum(dim=0)).squeeze(1)  # (K,)
+    x = p.composition[:, present]  # (M, K)
+    row = 1.0 / (p.n_atoms * len(p.energy) ** 0.5)  # (M,)
+    # ridge regression is least squares with further rows, zeros in all but the offsets
+    zeros = x.new_zeros(len(present))
+    design = torch.cat([x * row[:, None], torch.diag(zeros + ridge**0.5)])  # (M + K, K)
+    model = torch.cat([p.energy * row, zeros])  # (M + K,)
+    label = torch.cat([(p.energy_label - p.composition @ offsets) * row, zeros])
+    inverse = torch.linalg.pinv(design)  # (K, M + K)
+    fitted = None
+    if fit_scale and p.forces.any():
         # the offsets take what they can of both sides; the scale is fitted to what remains
-        rest_model = e_model - design_offsets @ (inverse @ e_model)
-        rest_label = e_label - design_offsets @ (inverse @ e_label)
-        rest_model = torch.cat([rest_model, p.forces.flatten() * weight_f])
-        rest_label = torch.cat([rest_label, p.forces_label.flatten() * weight_f])
-        norm = rest_model.square().sum()
-        a = ((rest_model @ rest_label) / norm).item() if norm > 0 else 1.0
-    change = inverse @ (e_label - a * e_model)  # (K,)
-    offsets = torch.zeros(p.composition.shape[1], dtype=torch.float64)
-    offsets[present] = change
-    rank = int(torch.linalg.matrix_rank(x))
-    log.info("alignment: scale %.4f, offsets of rank %d of %d elements", a, rank, len(present))
-    if fit_scale and not 0.2 < a < 5:
+        rest_model, rest_label = (
+            torch.cat([energy_weight**0.5 * (e - design @ (inverse @ e)), f / len(f) ** 0.5])
+            for e, f in ((model, p.forces.flatten()), (label, p.forces_label.flatten()))
+        )
+        fitted = ((rest_model @ rest_label) / rest_model.square().sum()).item()
+    scale = _accepted(fitted) if fit_scale else 1.0
+    offsets[present] += inverse @ (label - scale * model)
+    after = replace(p, energy=scale * p.energy + p.composition @ offsets, forces=scale * p.forces)
+    singular, rank = torch.linalg.svdvals(x), int(torch.linalg.matrix_rank(x))
+    condition = (singular[0] / singular[rank - 1]).item()
+    log.info("alignment: scale %.4f, offsets of rank %d of %d elements", scale, rank, len(present))
+    return Alignment(
+        scale, fitted, offsets, rank, len(present), condition, errors(p), errors(after)
+    )
+
+
+def _accepted(fitted: float | None) -> float:
+    """The scale to use, and a warning where it says that the teacher is poor."""
+    if fitted is None or fitted <= 0:
+        log.warning(
+            "the pretrained model's forces %s those of the DFT labels: the scale is left at 1 and "
+            "only offsets are fitted. The classical force field is a poor teacher here, or units "
+            "or signs of the labels are wrong; check them before you use this run",
+            "are zero beside" if fitted is None else f"point against (factor {fitted:.3g})",
+        )
+        return 1.0
+    if not 0.2 < fitted < 5:
         log.warning(
             "the pretrained model's forces need a factor of %.3g to match the DFT labels "
             "(expected 0.2 to 5): the classical force field may be a poor teacher here",
-            a,
+            fitted,
         )
-    return Alignment(a, offsets, rank, len(present))
+    return fitted
 
 
 def scale_head(model: nn.Module, energy_key: str, scale: float) -> None:

@@ -83,14 +83,15 @@ def predict(
 
 
 def errors(p: Predictions) -> dict[str, float]:
-    """Mean absolute and root-mean-square errors.
+    """Mean absolute, root-mean-square and mean errors.
 
     Args:
         p: predictions and labels.
 
     Returns:
         ``energy_mae_mev``, ``energy_rmse_mev``, the same per atom, and ``forces_mae_mev_per_ang``,
-        ``forces_rmse_mev_per_ang`` over Cartesian components.
+        ``forces_rmse_mev_per_ang`` over Cartesian components; ``energy_bias_mev_per_atom`` is the
+        mean of prediction minus label.
     """
     de = (p.energy - p.energy_label) * MEV
     df = (p.forces - p.forces_label) * MEV
@@ -101,6 +102,7 @@ def errors(p: Predictions) -> dict[str, float]:
         "energy_rmse_mev": de.square().mean().sqrt().item(),
         "energy_mae_mev_per_atom": per_atom.abs().mean().item(),
         "energy_rmse_mev_per_atom": per_atom.square().mean().sqrt().item(),
+        "energy_bias_mev_per_atom": per_atom.mean().item(),
         "forces_mae_mev_per_ang": df.abs().mean().item(),
         "forces_rmse_mev_per_ang": df.square().mean().sqrt().item(),
     }

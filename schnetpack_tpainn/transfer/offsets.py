@@ -10,7 +10,7 @@ from torch import nn
 
 from schnetpack_tpainn.errors import TPaiNNError
 
-__all__ = ["AddAtomicOffsets", "get_offsets", "set_offsets"]
+__all__ = ["AddAtomicOffsets", "get_offsets", "offsets_name", "set_offsets", "share_offsets"]
 
 ZMAX = 100
 
@@ -106,12 +106,26 @@ def get_offsets(model: nn.Module, energy_key: str) -> torch.Tensor:
         energy_key: key of the energy.
 
     Returns:
-        eV per atomic number, float64, shape (zmax,).
+        eV per atomic number, float64, shape (zmax,), on the CPU.
 
     Raises:
         TPaiNNError: the model has not one :class:`AddAtomicOffsets` for that key.
     """
-    return _holder(model, energy_key).offsets()
+    return _holder(model, energy_key).offsets().cpu()
+
+
+def offsets_name(model: nn.Module, energy_key: str) -> str:
+    """Where a model's state dict holds the offsets.
+
+    Args:
+        model: SchNetPack model.
+        energy_key: key of the energy.
+
+    Returns:
+        Name of the buffer.
+    """
+    holder = _holder(model, energy_key)
+    return next(f"{name}.split" for name, module in model.named_modules() if module is holder)
 
 
 def set_offsets(
@@ -150,3 +164,14 @@ def set_offsets(
     clear_cache = getattr(datamodule, "clear_cache", None)
     if clear_cache is not None:
         clear_cache()
+
+
+def share_offsets(model: nn.Module, datamodule: object, energy_key: str) -> None:
+    """Let data follow a model that was read from a checkpoint.
+
+    Args:
+        model: SchNetPack model.
+        datamodule: see :func:`set_offsets`.
+        energy_key: key of the energy.
+    """
+    set_offsets(model, datamodule, energy_key, get_offsets(model, energy_key))

@@ -41,6 +41,7 @@ class Strategy:
         self.tuning = tuning
         self.parts = list(parts)
         self.final_bias_refit = final_bias_refit
+        self.align = Align("offset")
 
     def prepare(self, model: nn.Module) -> None:
         """Give a model its structure: adapters, what is frozen, the parts' buffers.
@@ -99,7 +100,7 @@ class Scratch(Strategy):
             The record.
         """
         record = TransferRecord("scratch", blocks=count_blocks(context.model))
-        record.alignment = Align("offset").apply(context, max_frames=500).plain()
+        record.alignment = self.align.apply(context, max_frames=500).plain()
         return record
 
 
@@ -253,7 +254,7 @@ class Autotune(Strategy):
     def _align(self, context: Context, record: TransferRecord) -> None:
         """Fit offsets alone, then as asked, and measure both."""
         if self.align.mode != "none":
-            Align("offset").apply(context)
+            self.align.without_scale().apply(context)
         record.zero_shot["copied"] = errors(context.predictions("test"))
         align = self.align
         if self.head != "rescale" and align.mode == "offset+scale":
