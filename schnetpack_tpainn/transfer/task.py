@@ -11,9 +11,10 @@ from torch import nn
 
 from schnetpack_tpainn.errors import CheckpointError
 from schnetpack_tpainn.transfer.architecture import describe
+from schnetpack_tpainn.transfer.bias import REFIT, refit_bias
 from schnetpack_tpainn.transfer.context import Context, TransferRecord
 from schnetpack_tpainn.transfer.lora import merged
-from schnetpack_tpainn.transfer.offsets import get_offsets, set_offsets
+from schnetpack_tpainn.transfer.offsets import share_offsets
 from schnetpack_tpainn.transfer.optimiser import configure
 from schnetpack_tpainn.transfer.pretrained import CARD_KEY, FORMAT
 from schnetpack_tpainn.transfer.strategies import Scratch, Strategy
@@ -128,11 +129,8 @@ class TransferTask(AtomisticTask):
             self._sync_offsets()
             return
         self.model.initialize_transforms(datamodule)
-        self.card = {
-            "architecture": describe(self.model),
-            "elements": datamodule.elements(),
-            "units": UNITS,
-        }
+        elements = datamodule.elements()
+        self.card = {"architecture": describe(self.model), "elements": elements, "units": UNITS}
         self.model.metadata = self.card  # travels with the pickled `best_model`
 
     def on_fit_start(self) -> None:
@@ -142,6 +140,7 @@ class TransferTask(AtomisticTask):
             for part in self.strategy.parts:
                 part.start(self, self.record)
         else:
+            self.record.alignment.pop(REFIT, None)  # the kept checkpoint says if it is done
             self._sync_offsets()
         for part in self.strategy.parts:
             part.open(self, self.record)
@@ -174,6 +173,11 @@ class TransferTask(AtomisticTask):
         """Let gradual unfreezing look at the validation loss."""
         for part in self.strategy.parts:
             part.after_validation(self)
+
+    def on_fit_end(self) -> None:
+        """Fit the offsets once more, around the weights that are kept."""
+        if self.strategy.final_bias_refit:
+            refit_bias(self)
 
     def on_test_start(self) -> None:
         """Let the data follow the offsets of a checkpoint that was read for the test."""
@@ -209,8 +213,7 @@ class TransferTask(AtomisticTask):
         return Context(self.model, self.trainer.datamodule, self.energy_key, self.forces_key)
 
     def _sync_offsets(self) -> None:
-        offsets = get_offsets(self.model, self.energy_key)
-        set_offsets(self.model, self.trainer.datamodule, self.energy_key, offsets)
+        share_offsets(self.model, self.trainer.datamodule, self.energy_key)
 
     def configure_optimizers(self) -> Any:
         """The optimiser, with one group for each factor on the learning rate.
@@ -263,10 +266,9 @@ class TransferTask(AtomisticTask):
         Args:
             checkpoint: Lightning's checkpoint.
         """
-        record = None if self.record is None else self.record.plain()
         checkpoint[CARD_KEY] = {
             "format": FORMAT,
-            "record": record,
+            "record": self.record and self.record.plain(),
             "card": self.card,
             "optimiser_steps": self.trainer.global_step,
         }
