@@ -41,10 +41,6 @@ class Gradual(Part):
         TransferError: an argument is out of range.
     """
 
-    active: torch.Tensor
-    best: torch.Tensor
-    waited: torch.Tensor
-
     def __init__(self, by: str = "step", until: float = 0.5, patience: int = 3) -> None:
         super().__init__()
         if by not in ("step", "plateau"):
@@ -55,9 +51,22 @@ class Gradual(Part):
             raise TransferError(f"expected transfer.gradual.patience of 1 or more, got {patience}")
         self.by, self.until, self.patience = by, until, patience
         self.n_levels = 1
-        self.register_buffer("active", torch.ones((), dtype=torch.long))
-        self.register_buffer("best", torch.full((), math.inf))
-        self.register_buffer("waited", torch.zeros((), dtype=torch.long))
+        self.active = 1  # levels that are tuned
+        self.best, self.waited = math.inf, 0
+
+    def get_extra_state(self) -> torch.Tensor:
+        """What a checkpoint keeps: levels, lowest loss, validations since."""
+        state = [self.active, self.best, self.waited]
+        return torch.tensor(state, dtype=torch.float64)
+
+    def set_extra_state(self, state: torch.Tensor) -> None:
+        """Go on from a checkpoint.
+
+        Args:
+            state: what :meth:`get_extra_state` gave.
+        """
+        active, self.best, waited = state.tolist()
+        self.active, self.waited = int(active), int(waited)
 
     def prepare(self, model: nn.Module) -> None:
         """Count the blocks that are to be tuned.
@@ -106,7 +115,7 @@ class Gradual(Part):
         Returns:
             The parameters.
         """
-        later = list(self._levels(model))[int(self.active) :]
+        later = list(self._levels(model))[self.active :]
         return [p for p, (_, d) in depths(model).items() if d in later and p.requires_grad]
 
     def before_step(self, task: AtomisticTask) -> None:
@@ -116,33 +125,30 @@ class Gradual(Part):
             task: the task.
         """
         if self.by == "step":
-            steps_per_level = self.until * task.trainer.max_steps / max(1, self.n_levels - 1)
-            self._activate(1 + int(task.global_step / steps_per_level))
+            end = max(1, round(self.until * task.trainer.max_steps))
+            self._activate(1 + task.global_step * (self.n_levels - 1) // end)
         if self.active < self.n_levels:
             for parameter in self.waiting(task.model):
                 parameter.grad = None
 
     def after_validation(self, task: AtomisticTask) -> None:
-        """Take the next block if the loss has stopped falling; the first process decides.
+        """Take the next block if the loss has stopped falling.
 
         Args:
-            task: the task.
+            task: the task; its validation loss is that of all processes together.
         """
-        if self.by != "plateau" or task.trainer.sanity_checking:
+        if self.by != "plateau":
             return
-        loss = task.trainer.callback_metrics["val_loss"].detach().clone()
-        loss = task.trainer.strategy.broadcast(loss).to(self.best.device)
-        if loss < self.best:
-            self.best.copy_(loss)
-            self.waited.zero_()
-            return
+        loss = task.trainer.callback_metrics["val_loss"].item()
         self.waited += 1
+        if loss < self.best:
+            self.best, self.waited = loss, 0
         if self.waited >= self.patience:
-            self.waited.zero_()
-            self._activate(int(self.active) + 1)
+            self.waited = 0
+            self._activate(self.active + 1)
 
     def _activate(self, n: int) -> None:
         n = min(n, self.n_levels)
         if n > self.active:
-            self.active.fill_(n)
+            self.active = n
             log.info("gradual unfreezing: %d of %d levels are tuned", n, self.n_levels)

@@ -1,73 +1,105 @@
-"""Optimiser and scheduler with one group for each factor on the learning rate."""
+"""Optimiser with one group for each factor on the learning rate, in every schedule."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from schnetpack import AtomisticTask
 from torch import nn
 
-__all__ = ["configure", "grouped", "scaled_rates"]
-
-RATES = ("max_lr", "base_lr", "min_lr")  # scheduler arguments that take a list, one per group
+__all__ = ["GroupedTask"]
 
 
-def grouped(factors: Mapping[nn.Parameter, float], lr: float) -> list[dict[str, Any]]:
-    """Groups of an optimiser.
+@contextmanager
+def unscaled(optimizer: Any) -> Iterator[None]:
+    """Take the factors off an optimiser's learning rates for a while.
 
-    Args:
-        factors: parameter -> factor on the learning rate.
-        lr: the learning rate.
-
-    Returns:
-        One group for each factor, with keys ``params``, ``lr`` and ``factor``.
-    """
-    groups: dict[float, list[nn.Parameter]] = {}
-    for parameter, factor in factors.items():
-        groups.setdefault(factor, []).append(parameter)
-    return [{"params": p, "lr": lr * f, "factor": f} for f, p in groups.items()]
-
-
-def scaled_rates(arguments: Mapping[str, Any], factors: Sequence[float]) -> dict[str, Any]:
-    """Give a scheduler its learning rates group by group.
+    What sets learning rates meanwhile, be it a scheduler or a warm-up, gives all groups the same;
+    with the factors on again they keep their ratios, whatever it computes.
 
     Args:
-        arguments: the scheduler's keyword arguments.
-        factors: factor of each group.
+        optimizer: one that :class:`GroupedTask` built.
 
-    Returns:
-        The arguments, with one number per group for ``max_lr``, ``base_lr`` and ``min_lr``.
+    Yields:
+        Nothing.
     """
-    scaled = dict(arguments)
-    for name in RATES:
-        if isinstance(scaled.get(name), int | float):
-            scaled[name] = [scaled[name] * f for f in factors]
-    return scaled
+    for group in optimizer.param_groups:
+        group["lr"] = group["common_lr"]
+    yield
+    for group in optimizer.param_groups:
+        group["common_lr"] = group["lr"]
+        group["lr"] *= group["factor"]
 
 
-def configure(task: AtomisticTask, factors: Mapping[nn.Parameter, float], interval: str) -> Any:
-    """Build the optimiser and the scheduler that a task was given.
+class GroupedTask(AtomisticTask):
+    """SchNetPack's task with a factor on the learning rate of every parameter.
 
-    Args:
-        task: SchNetPack's task.
-        factors: parameter -> factor on the learning rate, for those that are trained.
-        interval: the scheduler moves every ``step``, or as in SchNetPack (``epoch``).
-
-    Returns:
-        Lightning's optimiser configuration.
+    Optimiser, scheduler and warm-up are those that the task was given; each distinct factor makes a
+    group with keys ``factor`` and ``common_lr``, the learning rate without it.
     """
-    groups = grouped(factors, task.lr)
-    optimizer = task.optimizer_cls(groups, **task.optimizer_kwargs)
-    if task.scheduler_cls is None:
-        return optimizer
-    arguments = scaled_rates(task.scheduler_kwargs, [g["factor"] for g in groups])
-    schedule: dict[str, Any] = {
-        "scheduler": task.scheduler_cls(optimizer, **arguments),
-        "name": "lr_schedule",
-    }
-    if task.schedule_monitor:
-        schedule["monitor"] = task.schedule_monitor
-    if interval == "step":
-        schedule |= {"interval": "step", "frequency": 1}
-    elif task.trainer.val_check_interval > 1.0:  # as SchNetPack: at every validation
-        schedule |= {"interval": "step", "frequency": task.trainer.val_check_interval}
-    return [optimizer], [schedule]
+
+    scheduler_interval: str  # the scheduler moves every `step`, or as in SchNetPack (`epoch`)
+
+    def factors(self) -> Mapping[nn.Parameter, float]:
+        """Factors on the learning rate.
+
+        Returns:
+            Parameter -> factor, for those that are trained.
+        """
+        raise NotImplementedError
+
+    def configure_optimizers(self) -> Any:
+        """Build optimiser and scheduler.
+
+        Returns:
+            Lightning's optimiser configuration.
+        """
+        members: dict[float, list[nn.Parameter]] = {}
+        for parameter, factor in self.factors().items():
+            members.setdefault(factor, []).append(parameter)
+        groups = [{"params": p, "factor": f, "common_lr": self.lr} for f, p in members.items()]
+        optimizer = self.optimizer_cls(groups, **self.optimizer_kwargs)
+        with unscaled(optimizer):
+            build = self.scheduler_cls
+            scheduler = None if build is None else build(optimizer, **self.scheduler_kwargs)
+        if scheduler is None:
+            return optimizer
+        schedule: dict[str, Any] = {"scheduler": scheduler, "name": "lr_schedule"}
+        if self.schedule_monitor:
+            schedule["monitor"] = self.schedule_monitor
+        if self.scheduler_interval == "step":
+            schedule |= {"interval": "step", "frequency": 1}
+        elif self.trainer.val_check_interval > 1.0:  # as SchNetPack: at every validation
+            schedule |= {"interval": "step", "frequency": self.trainer.val_check_interval}
+        return [optimizer], [schedule]
+
+    def optimizer_step(
+        self,
+        epoch: int | None = None,
+        batch_idx: int | None = None,
+        optimizer: Any = None,
+        optimizer_closure: Any = None,
+    ) -> None:
+        """A step; during warm-up every group keeps its factor.
+
+        Args:
+            epoch: number of the epoch.
+            batch_idx: number of the batch.
+            optimizer: the optimiser.
+            optimizer_closure: computes loss and gradients.
+        """
+        if self.global_step < self.warmup_steps:
+            with unscaled(optimizer):
+                for group in optimizer.param_groups:
+                    group["lr"] = self.lr * (self.global_step + 1) / self.warmup_steps
+        optimizer.step(closure=optimizer_closure)
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        """A step of the scheduler; every group keeps its factor.
+
+        Args:
+            scheduler: the scheduler.
+            metric: what a plateau scheduler watches.
+        """
+        with unscaled(scheduler.optimizer):
+            super().lr_scheduler_step(scheduler, metric)

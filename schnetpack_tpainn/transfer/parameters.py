@@ -2,13 +2,13 @@
 
 import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from torch import nn
 
 from schnetpack_tpainn.errors import TransferError
 
-__all__ = ["block_of", "depths", "names_of", "plain_name", "select"]
+__all__ = ["block_of", "choose", "depths", "names_of", "plain_name", "select"]
 
 ADAPTED = re.compile(r"\.parametrizations\.(\w+)\.(?:original$|0\.(\w+)$)")
 
@@ -43,8 +43,42 @@ def names_of(model: nn.Module) -> dict[nn.Parameter, list[str]]:
     return names
 
 
+def choose[T](
+    owners: Mapping[T, Sequence[str]], patterns: Sequence[str], option: str
+) -> dict[T, str]:
+    """Match things by any of their names with regular expressions (``re.search``).
+
+    Args:
+        owners: what to choose from -> its names.
+        patterns: regular expressions.
+        option: the setting they come from, for messages.
+
+    Returns:
+        What any pattern matches -> the first that does.
+
+    Raises:
+        TransferError: a pattern is no regular expression, matches nothing, or is never the first
+            to match.
+    """
+    compiled = {pattern: _compiled(pattern, option) for pattern in patterns}
+    chosen = {}
+    for owner, names in owners.items():
+        pattern = next((p for p, c in compiled.items() if any(map(c.search, names))), None)
+        if pattern is not None:
+            chosen[owner] = pattern
+    names = [name for all_names in owners.values() for name in all_names]
+    for pattern in compiled.keys() - chosen.values():
+        if any(map(compiled[pattern].search, names)):
+            raise TransferError(
+                f"{option}: {pattern!r} does nothing, as the patterns before it match all that it "
+                "matches; put it first, or leave it out"
+            )
+        raise TransferError(f"{option}: {pattern!r} matches nothing; {_near(pattern, names)}")
+    return chosen
+
+
 def select(names: Iterable[str], patterns: Sequence[str], option: str) -> list[tuple[str, str]]:
-    """Match names with regular expressions (``re.search``).
+    """Match names; as :func:`choose`.
 
     Args:
         names: names to choose from.
@@ -53,26 +87,8 @@ def select(names: Iterable[str], patterns: Sequence[str], option: str) -> list[t
 
     Returns:
         Pairs of name and the first pattern that matches it, for names that any matches.
-
-    Raises:
-        TransferError: a pattern is no regular expression, matches nothing, or is never the first
-            to match.
     """
-    names = list(names)
-    compiled = {pattern: _compiled(pattern, option) for pattern in patterns}
-    pairs = []
-    for name in names:
-        pattern = next((p for p, c in compiled.items() if c.search(name)), None)
-        if pattern is not None:
-            pairs.append((name, pattern))
-    for pattern in compiled.keys() - {p for _, p in pairs}:
-        if any(compiled[pattern].search(name) for name in names):
-            raise TransferError(
-                f"{option}: {pattern!r} does nothing, as the patterns before it match all of its "
-                "parameters; put it first"
-            )
-        raise TransferError(f"{option}: {pattern!r} matches no parameter; {_near(pattern, names)}")
-    return pairs
+    return list(choose({name: [name] for name in names}, patterns, option).items())
 
 
 def _compiled(pattern: str, option: str) -> re.Pattern[str]:

@@ -6,16 +6,14 @@ from typing import Any
 
 import torch
 from hydra.utils import get_class, instantiate
-from schnetpack import AtomisticTask
 from torch import nn
 
 from schnetpack_tpainn.errors import CheckpointError
 from schnetpack_tpainn.transfer.architecture import describe
 from schnetpack_tpainn.transfer.bias import REFIT, refit_bias
 from schnetpack_tpainn.transfer.context import Context, TransferRecord
-from schnetpack_tpainn.transfer.lora import merged
 from schnetpack_tpainn.transfer.offsets import share_offsets
-from schnetpack_tpainn.transfer.optimiser import configure
+from schnetpack_tpainn.transfer.optimiser import GroupedTask
 from schnetpack_tpainn.transfer.pretrained import CARD_KEY, FORMAT
 from schnetpack_tpainn.transfer.strategies import Scratch, Strategy
 from schnetpack_tpainn.transfer.units import UNITS, check_data_units
@@ -25,7 +23,7 @@ __all__ = ["TransferTask"]
 log = logging.getLogger(__name__)
 
 
-class TransferTask(AtomisticTask):
+class TransferTask(GroupedTask):
     """SchNetPack's ``AtomisticTask`` that begins with a transfer step.
 
     It is built from plain configs (Hydra's ``_recursive_: false``), keeps them, and stores them
@@ -169,10 +167,11 @@ class TransferTask(AtomisticTask):
         for part in self.strategy.parts:
             part.before_step(self)
 
-    def on_validation_end(self) -> None:
-        """Let gradual unfreezing look at the validation loss."""
-        for part in self.strategy.parts:
-            part.after_validation(self)
+    def on_validation_epoch_end(self) -> None:
+        """Let gradual unfreezing look at the validation loss, before a checkpoint is written."""
+        if self.trainer.state.fn == "fit" and not self.trainer.sanity_checking:
+            for part in self.strategy.parts:
+                part.after_validation(self)
 
     def on_fit_end(self) -> None:
         """Fit the offsets once more, around the weights that are kept."""
@@ -196,6 +195,15 @@ class TransferTask(AtomisticTask):
         kwargs["inputs"] = [p for p in self.parameters() if p.requires_grad]
         loss.backward(*args, **kwargs)
 
+    def log(self, *args: Any, **kwargs: Any) -> None:
+        """Log, with validation and test losses those of all processes together.
+
+        Args:
+            *args: as for Lightning's ``log``.
+            **kwargs: likewise.
+        """
+        super().log(*args, **{"sync_dist": kwargs.get("on_epoch", False), **kwargs})
+
     def log_metrics(self, pred: Any, targets: Any, subset: str) -> None:
         """Log metrics; those of training only at the trainer's logging interval.
 
@@ -215,50 +223,14 @@ class TransferTask(AtomisticTask):
     def _sync_offsets(self) -> None:
         share_offsets(self.model, self.trainer.datamodule, self.energy_key)
 
-    def configure_optimizers(self) -> Any:
-        """The optimiser, with one group for each factor on the learning rate.
+    def factors(self) -> dict[nn.Parameter, float]:
+        """Factors on the learning rate, those of parts being 1.
 
         Returns:
-            Lightning's optimiser configuration.
+            Parameter -> factor, for those that are trained.
         """
-        factors = self.strategy.tuning.factors(self.model)
-        factors |= dict.fromkeys(self.parts.parameters(), 1.0)
-        return configure(self, factors, self.scheduler_interval)
-
-    def optimizer_step(
-        self,
-        epoch: int | None = None,
-        batch_idx: int | None = None,
-        optimizer: Any = None,
-        optimizer_closure: Any = None,
-    ) -> None:
-        """A step; during warm-up every group keeps its factor.
-
-        Args:
-            epoch: number of the epoch.
-            batch_idx: number of the batch.
-            optimizer: the optimiser.
-            optimizer_closure: computes loss and gradients.
-        """
-        if self.global_step < self.warmup_steps:
-            for group in optimizer.param_groups:
-                group["lr"] = self.lr * group["factor"] * (self.global_step + 1) / self.warmup_steps
-        optimizer.step(closure=optimizer_closure)
-
-    def save_model(self, path: str, do_postprocessing: bool | None = None) -> None:
-        """Pickle the model as SchNetPack does, its adapters merged.
-
-        Args:
-            path: file to write.
-            do_postprocessing: whether the pickled model postprocesses; as it is now when None.
-        """
-        trained, self.model = self.model, merged(self.model)
-        super().save_model(path, do_postprocessing)
-        self.model = trained
-
-    def __getstate__(self) -> dict[str, Any]:
-        """State for a pickle, adapters merged: SchNetPack pickles the whole task as well."""
-        return {**self.__dict__, "_modules": {**self._modules, "model": merged(self.model)}}
+        own = {p: 1.0 for p in self.parts.parameters() if p.requires_grad}
+        return self.strategy.tuning.factors(self.model) | own
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add format, transfer record and card.

@@ -6,7 +6,7 @@ from torch import nn
 
 from schnetpack_tpainn.errors import TransferError
 from schnetpack_tpainn.transfer.lora import Lora
-from schnetpack_tpainn.transfer.parameters import depths, names_of, select
+from schnetpack_tpainn.transfer.parameters import choose, depths, names_of
 
 __all__ = ["Tuning"]
 
@@ -64,9 +64,8 @@ class Tuning:
         if self.lora is not None:
             self.lora.attach(model)
         names = names_of(model)
-        owner = {name: p for p, all_names in names.items() for name in all_names}
-        for name, _ in select(owner, self.freeze, "transfer.freeze"):
-            owner[name].requires_grad_(False)
+        for parameter in choose(names, self.freeze, "transfer.freeze"):
+            parameter.requires_grad_(False)
         if not any(p.requires_grad for p in names):
             raise TransferError(
                 f"transfer.freeze leaves no parameter to tune; take a pattern out of {self.freeze}"
@@ -82,17 +81,15 @@ class Tuning:
             Parameter -> factor.
 
         Raises:
-            TransferError: a pattern matches nothing.
+            TransferError: a pattern matches nothing, or the adapters are gone.
         """
+        if self.lora is not None:
+            self.lora.check(model)
         names = {p: n for p, n in names_of(model).items() if p.requires_grad}
-        owner = {name: p for p, all_names in names.items() for name in all_names}
         depth = depths(model)
-        factors = {p: self.layer_decay ** depth[p][1] for p in names}
-        seen = set()
-        patterns = list(self.learning_rates)
-        for name, pattern in select(owner, patterns, "transfer.learning_rates"):
-            parameter = owner[name]
-            if parameter not in seen:
-                factors[parameter] *= self.learning_rates[pattern]
-                seen.add(parameter)
-        return factors
+        option = "transfer.learning_rates, of what is tuned"
+        chosen = choose(names, list(self.learning_rates), option)
+        return {
+            p: self.layer_decay ** depth[p][1] * self.learning_rates.get(chosen.get(p, ""), 1.0)
+            for p in names
+        }
