@@ -108,7 +108,7 @@ class Lora:
         Raises:
             TransferError: a pattern matches nothing, or no layer is left for an adapter.
         """
-        layers: dict[nn.Module, list[str]] = {}
+        layers: dict[nn.Linear, list[str]] = {}
         for name, module in model.named_modules(remove_duplicate=False):
             if isinstance(module, nn.Linear):
                 layers.setdefault(module, []).append(name)
@@ -147,7 +147,7 @@ class Lora:
 
 def _plain(layer: Any) -> nn.Module:
     """A layer that computes the same without adapters, of the class it had before."""
-    cls = type(layer).__bases__[0]
+    cls: Any = type(layer).__bases__[0]
     plain = cls.__new__(cls)
     weight = nn.Parameter(layer.weight.detach())
     modules = {k: m for k, m in layer._modules.items() if k != "parametrizations"}
@@ -158,7 +158,7 @@ def _plain(layer: Any) -> nn.Module:
 
 def _reduce_merged(layer: nn.Module, protocol: int) -> Any:
     """How to pickle a layer with adapters."""
-    return _plain(layer).__reduce_ex__(protocol)  # type: ignore[arg-type]
+    return _plain(layer).__reduce_ex__(protocol)
 
 
 def merged(model: nn.Module) -> nn.Module:

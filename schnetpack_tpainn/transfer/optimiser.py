@@ -21,7 +21,7 @@ def unscaled(optimizer: Any) -> Iterator[None]:
         optimizer: one that :class:`GroupedTask` built.
 
     Yields:
-        Nothing.
+        None: the optimiser is changed in place.
     """
     for group in optimizer.param_groups:
         group["lr"] = group["common_lr"]
