@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 
-__all__ = ["COLOURS", "LABELS", "changes", "curves", "parity", "save"]
+__all__ = ["COLOURS", "LABELS", "changes", "curves", "draw_run", "parity", "save"]
 
 # Okabe and Ito's palette, which colour-blind readers tell apart
 COLOURS = {
@@ -25,6 +26,7 @@ LABELS = {
     "pretrain": "pretrained",
     "zero-shot": "before any step",
 }
+LEVELS = {"energy": "energy_mae_mev", "forces": "forces_mae_mev_per_ang"}
 DPI = 150
 
 
@@ -142,3 +144,34 @@ def changes(relative: Mapping[str, float]) -> Figure:
     axes.margins(x=0.15)
     axes.set_xlabel("change of the parameters, ‖θ − θ₀‖ / ‖θ₀‖ (%)")
     return figure
+
+
+def draw_run(
+    directory: Path,
+    report: Mapping[str, Any],
+    predictions: Mapping[str, Mapping[str, np.ndarray]],
+    histories: Mapping[str, Mapping[str, np.ndarray]],
+) -> list[str]:
+    """Draw what there is to see of a run.
+
+    Args:
+        directory: where to write.
+        report: content of ``report.json``.
+        predictions: see :func:`parity`; this run's, and that from scratch where one is given.
+        histories: see :func:`curves`, likewise; those without a validation are left out.
+
+    Returns:
+        Names of the files: ``learning.png``, ``parity.png``, ``changes.png``, as far as there is
+        something to draw.
+    """
+    figures = {}
+    start = report["zero_shot"].get("validation")
+    level = start and {k: start[key] for k, key in LEVELS.items()}
+    seeds = {name: [h] for name, h in histories.items() if len(h["step"])}
+    if seeds:
+        figures["learning.png"] = curves(seeds, level)
+    reference = "DFT" if report["stage"] == "autotune" else "reference"
+    figures["parity.png"] = parity(predictions, reference)
+    if report["transfer"]["changes"]:
+        figures["changes.png"] = changes(report["transfer"]["changes"])
+    return [save(figure, directory / name).name for name, figure in figures.items()]

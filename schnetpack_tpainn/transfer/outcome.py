@@ -11,22 +11,23 @@ from ase.data import chemical_symbols
 from schnetpack import AtomisticTask
 from torch import Tensor, nn
 
-from schnetpack_tpainn.errors import TransferError
 from schnetpack_tpainn.transfer.copying import network_state
 from schnetpack_tpainn.transfer.evaluate import MEV, Predictions
 from schnetpack_tpainn.transfer.lora import merged
+from schnetpack_tpainn.transfer.offsets import get_offsets
 from schnetpack_tpainn.transfer.parameters import block_of, names_of
-from schnetpack_tpainn.transfer.runs import read_scratch_run
 
 __all__ = [
     "ADVICE",
-    "against_scratch",
-    "check_same_test_frames",
+    "count_parameters",
+    "described_offsets",
     "errors_by_element",
     "find_warnings",
     "history",
     "learning_rates",
     "parameter_changes",
+    "provenance",
+    "write_predictions",
 ]
 
 KINDS = {"forces": ("forces_mae_mev_per_ang", "meV/Å"), "energy": ("energy_mae_mev", "meV")}
@@ -85,6 +86,73 @@ def errors_by_element(p: Predictions) -> dict[str, dict[str, float]]:
     return found
 
 
+def count_parameters(task: Any) -> dict[str, int]:
+    """Parameters in all, copied, reinitialised and frozen.
+
+    Args:
+        task: a TransferTask after its transfer step.
+
+    Returns:
+        Counts of scalars.
+    """
+    parameters = list(task.model.parameters())
+    record = task.record
+    return {
+        "total": sum(p.numel() for p in parameters),
+        "copied": record.total("copied") if record else 0,
+        "reinitialised": record.total("reinitialised") if record else 0,
+        "frozen": sum(p.numel() for p in parameters if not p.requires_grad),
+    }
+
+
+def described_offsets(model: nn.Module, energy_key: str) -> dict[str, float]:
+    """Offsets of a model.
+
+    Args:
+        model: SchNetPack model.
+        energy_key: key of the energy.
+
+    Returns:
+        Element -> eV, where it is not zero.
+    """
+    offsets = get_offsets(model, energy_key)
+    return {chemical_symbols[z]: c for z, c in enumerate(offsets.tolist()) if c != 0.0}
+
+
+def provenance(datamodule: Any) -> dict[str, Any]:
+    """Where the data are and how they came about.
+
+    Args:
+        datamodule: data module, set up.
+
+    Returns:
+        ``path`` and the database's metadata.
+    """
+    metadata = {k: v for k, v in datamodule.dataset.metadata.items() if k != "atomrefs"}
+    return {"path": str(Path(datamodule.datapath).resolve()), **metadata}
+
+
+def write_predictions(path: Path, p: Predictions, offsets: Tensor) -> None:
+    """Write predictions and labels, offsets added to both, at once.
+
+    Args:
+        path: ``.npz`` to write.
+        p: predictions and labels without offsets.
+        offsets: eV per atomic number, (zmax,).
+    """
+    shift = p.composition @ offsets  # (M,)
+    temporary = path.with_name(f".{path.stem}.tmp.npz")
+    np.savez_compressed(
+        temporary,
+        energy=(p.energy + shift).numpy(),
+        energy_label=(p.energy_label + shift).numpy(),
+        forces=p.forces.numpy().astype(np.float32),
+        forces_label=p.forces_label.numpy().astype(np.float32),
+        n_atoms=p.n_atoms.numpy().astype(int),
+    )
+    temporary.replace(path)
+
+
 def _block(name: str) -> str:
     block, number = block_of(name)
     return block if number is None else f"{block} {number}"
@@ -100,7 +168,7 @@ def learning_rates(task: AtomisticTask) -> dict[str, Any]:
         ``base``, ``groups`` (``factor`` and number of ``parameters``) and ``blocks``: block of the
         model -> lowest and highest factor, for blocks that are trained.
     """
-    groups = task.trainer.optimizers[0].param_groups
+    groups = [group for o in task.trainer.optimizers for group in o.param_groups]
     factors = {p: group["factor"] for group in groups for p in group["params"]}
     blocks: dict[str, list[float]] = {}
     for parameter, names in names_of(task.model).items():
@@ -138,72 +206,6 @@ def parameter_changes(start: Mapping[str, Tensor], model: nn.Module) -> dict[str
             norm + before.square().sum().item(),
         )
     return {block: math.sqrt(c / n) for block, (c, n) in squares.items() if n > 0}
-
-
-def check_same_test_frames(scratch: Path, datamodule: Any) -> None:
-    """Refuse a run from scratch that was tested on other frames.
-
-    Args:
-        scratch: its run directory.
-        datamodule: data module of this run, set up.
-
-    Raises:
-        TransferError: it is not finished, not from scratch, or of other data or test frames.
-    """
-    report = read_scratch_run(scratch)
-    then, now = report["data"], datamodule.dataset.metadata
-    mark = "fingerprint" if now.get("fingerprint") and then.get("fingerprint") else "path"
-    here = now[mark] if mark == "fingerprint" else str(Path(datamodule.datapath).resolve())
-    if then[mark] != here:
-        raise TransferError(
-            f"callbacks.report.scratch: expected a run on the data of this one ({mark} {here}), "
-            f"got {scratch} with {mark} {then[mark]}; train from scratch on the same data.datapath"
-        )
-    if sorted(_split(scratch)["test_idx"]) != sorted(datamodule.test_idx):
-        raise TransferError(
-            f"callbacks.report.scratch: expected a run with this one's {len(datamodule.test_idx)} "
-            f"test frames, got other frames in {scratch / 'split.npz'}; train from scratch with "
-            "the same seed, data.num_val and data.num_test"
-        )
-
-
-def _split(directory: Path) -> dict[str, list[int]]:
-    path = directory / "split.npz"
-    if not path.is_file():
-        raise TransferError(
-            f"callbacks.report.scratch: expected {path}, which tells that run's test frames, got "
-            "no such file; train from scratch with data.split_file=split.npz"
-        )
-    with np.load(path) as content:
-        return {name: content[name].tolist() for name in ("train_idx", "test_idx")}
-
-
-def against_scratch(scratch: Path, datamodule: Any, test: Mapping[str, float]) -> dict[str, Any]:
-    """A run's test errors beside those of a run from scratch.
-
-    Args:
-        scratch: run directory that passed :func:`check_same_test_frames`.
-        datamodule: data module of this run.
-        test: errors of this run on the test frames.
-
-    Returns:
-        ``path``, ``n_train``, ``same_labels`` (the training frames are this run's),
-        ``optimiser_steps``, ``test`` and ``by_element`` of the run from scratch, and ``ratio``, its
-        errors over this run's.
-    """
-    report = read_scratch_run(scratch)
-    return {
-        "path": str(scratch.resolve()),
-        "n_train": report["n_train"],
-        "same_labels": sorted(_split(scratch)["train_idx"]) == sorted(datamodule.train_idx),
-        "optimiser_steps": report["optimiser_steps"],
-        "test": report["test"],
-        "by_element": report.get("by_element", {}),
-        "ratio": {
-            key: report["test"][key] / test[key] if test[key] else math.inf
-            for key, _ in KINDS.values()
-        },
-    }
 
 
 def find_warnings(
