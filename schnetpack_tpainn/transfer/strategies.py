@@ -11,6 +11,8 @@ from schnetpack_tpainn.transfer.align import Align
 from schnetpack_tpainn.transfer.architecture import compare_architecture, describe
 from schnetpack_tpainn.transfer.context import Context, TransferRecord
 from schnetpack_tpainn.transfer.copying import CopyPlan, copy_parameters, count_blocks, plan_copy
+from schnetpack_tpainn.transfer.coverage import find_coverage
+from schnetpack_tpainn.transfer.diagnose import announce, diagnose
 from schnetpack_tpainn.transfer.elements import admit_elements
 from schnetpack_tpainn.transfer.evaluate import errors
 from schnetpack_tpainn.transfer.gradual import Gradual
@@ -23,6 +25,7 @@ from schnetpack_tpainn.transfer.units import check_units
 
 __all__ = ["Autotune", "Scratch", "Strategy"]
 
+MAX_FRAMES = 500  # training labels to judge the teacher by
 HEAD = r"^(?!representation\.)"
 
 
@@ -252,14 +255,21 @@ class Autotune(Strategy):
         return record
 
     def _align(self, context: Context, record: TransferRecord) -> None:
-        """Fit offsets alone, then as asked, and measure both."""
+        """Fit offsets alone, then as asked, measure both, and judge the teacher by them."""
         if self.align.mode != "none":
             self.align.without_scale().apply(context)
+        copied = context.predictions("train", MAX_FRAMES)
         record.zero_shot["copied"] = errors(context.predictions("test"))
         align = self.align
         if self.head != "rescale" and align.mode == "offset+scale":
             align = align.without_scale()
-        record.alignment = align.apply(context).plain()
+        fit = align.apply(context)
+        record.alignment = fit.plain()
+        aligned = context.predictions("train", MAX_FRAMES)
+        covered = find_coverage(context, record)
+        unfit = "parts of it were reinitialised" if record.reinitialised else None
+        record.diagnosis = diagnose(copied, aligned, fit.scale, covered, unfit).plain()
+        announce(record.diagnosis)
         record.zero_shot["aligned"] = errors(context.predictions("test"))
         record.zero_shot["validation"] = errors(context.predictions("val"))
 

@@ -1,0 +1,170 @@
+"""``tpainn-diagnose``: is a pretrained model a useful teacher for these labels?"""
+
+import argparse
+import contextlib
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_module
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, InstantiationException
+from hydra.utils import instantiate, to_absolute_path
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from schnetpack_tpainn.errors import DataError, TPaiNNError, TransferError
+from schnetpack_tpainn.files import write_json
+from schnetpack_tpainn.transfer.verdict import VERDICTS
+
+__all__ = ["main"]
+
+EPILOG = """\
+examples:
+  tpainn-diagnose data.datapath=labels.db
+  tpainn-diagnose data.datapath=labels.db transfer.checkpoint=runs/gfn2 --trial --steps 500
+  tpainn-diagnose data/source=tpainn_ethanol data.num_train=50 --output diagnosis.json
+
+It takes what `spktrain experiment=tpainn_autotune` takes, and judges by the training labels alone.
+The pretrained network stands for its force field, which is not evaluated itself. A trial tunes on
+half of the training labels, from the pretrained model and from scratch, and judges by the other
+half.
+
+exit status: 0 useful or doubtful; 1 likely to hurt (with --trial: as the trial says); 2 bad input.
+"""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="tpainn-diagnose",
+        description="Judge a pretrained model as the start of an autotuning run, before that run.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("overrides", nargs="*", help="Hydra overrides, as for spktrain")
+    parser.add_argument("--trial", action="store_true", help="tune for a while and compare")
+    parser.add_argument("--steps", type=int, default=300, help="steps of the trial (default: 300)")
+    parser.add_argument("--directory", type=Path, help="keep the trial's runs here, and resume it")
+    parser.add_argument("--output", type=Path, help="write everything to this JSON file")
+    return parser
+
+
+def _config(overrides: Sequence[str]) -> DictConfig:
+    """The configuration that `spktrain` would have."""
+    import schnetpack.cli  # noqa: F401 - registers its resolvers
+
+    os.environ.setdefault("PWD", str(Path.cwd()))  # SchNetPack looks for configs there
+    with initialize_config_module("schnetpack.configs", version_base="1.2"):
+        config = compose("train", list(overrides), return_hydra_config=True)
+    HydraConfig.instance().set_config(config)
+    return config
+
+
+def _apply(config: DictConfig) -> tuple[Any, list[int]]:
+    """Apply the transfer in memory; its record, and the training labels' places in the data."""
+    from schnetpack_tpainn.transfer.context import Context
+    from schnetpack_tpainn.transfer.strategies import Autotune
+    from schnetpack_tpainn.transfer.task import TransferTask
+    from schnetpack_tpainn.transfer.units import check_data_units
+
+    task: Any = instantiate(config.task, model=instantiate(config.model))
+    if not isinstance(task, TransferTask) or not isinstance(task.strategy, Autotune):
+        raise TransferError(
+            "expected a task with a transfer to diagnose (task=tpainn_transfer, transfer=full), "
+            "got one without"
+        )
+    keys = task.energy_key, task.forces_key
+    datamodule = instantiate(config.data)
+    datamodule.prepare_data()
+    datamodule.setup()
+    check_data_units(datamodule.dataset, *keys)
+    task.model.initialize_transforms(datamodule)
+    record = task.strategy.apply(Context(task.model, datamodule, *keys))
+    return record, [int(i) for i in datamodule.train_idx]
+
+
+def _show(console: Console, diagnosis: dict[str, Any]) -> None:
+    from schnetpack_tpainn.transfer.diagnose import lines, tables
+
+    for title, columns, rows in tables(diagnosis):
+        table = Table(title=title, title_justify="left")
+        for k, column in enumerate(columns):
+            table.add_column(column, justify="right" if k else "left")
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
+    for line in lines(diagnosis):
+        console.print(escape(line), soft_wrap=True, highlight=False)
+
+
+def _diagnose(arguments: argparse.Namespace, console: Console) -> int:
+    overrides = list(arguments.overrides)
+    if not any(word.startswith("experiment=") for word in overrides):
+        overrides.insert(0, "experiment=tpainn_autotune")
+    if arguments.steps < 1:
+        raise TransferError(f"expected --steps of 1 or more, got {arguments.steps}")
+    if arguments.output is not None and not arguments.output.absolute().parent.is_dir():
+        raise DataError(f"{arguments.output.parent} does not exist: make the folder first")
+    config = _config(overrides)
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):  # for the split file
+        record, labels = _apply(config)
+    _show(console, record.diagnosis)
+    hurts, trial = record.diagnosis["verdict"] == VERDICTS[-1], None
+    if arguments.trial:
+        from schnetpack_tpainn.study.trial import HURTS, describe, run_trial
+
+        search = to_absolute_path(config.transfer.search)
+        pinned = f"transfer.checkpoint={record.checkpoint}", f"transfer.search={search}"
+        with tempfile.TemporaryDirectory() as folder:
+            directory = arguments.directory or Path(folder)
+            trial = run_trial(overrides, pinned, labels, directory, arguments.steps)
+        console.print(describe(trial), soft_wrap=True, highlight=False)
+        hurts = trial["verdict"] == HURTS
+    if arguments.output is not None:
+        content = {
+            "schema": 1,
+            "checkpoint": record.checkpoint,
+            "diagnosis": record.diagnosis,
+            "alignment": record.alignment,
+            "trial": trial,
+        }
+        write_json(arguments.output, content)
+    return int(hurts)
+
+
+def _message(error: Exception) -> str:
+    """What went wrong, on one line."""
+    cause = error.__cause__ if isinstance(error, InstantiationException) else None
+    return " ".join(str(cause if isinstance(cause, TPaiNNError) else error).split())
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Diagnose from the command line.
+
+    Args:
+        words: the command line; that of the process when None.
+
+    Returns:
+        0 when the teacher is useful or doubtful, 1 when it is likely to hurt, 2 on an error of use.
+    """
+    arguments = _parser().parse_intermixed_args(words)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("schnetpack_tpainn.transfer.diagnose").setLevel(
+        logging.ERROR
+    )  # printed in full below
+    try:
+        return _diagnose(arguments, Console())
+    except (TPaiNNError, HydraException, OmegaConfBaseException) as error:
+        if isinstance(error, InstantiationException) and not isinstance(
+            error.__cause__, TPaiNNError
+        ):
+            raise
+        print(f"tpainn-diagnose: {_message(error)}", file=sys.stderr)
+        return 2

@@ -1,0 +1,129 @@
+"""A short trial of a transfer against scratch, on the training labels alone."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from schnetpack_tpainn.errors import DataError, TPaiNNError
+from schnetpack_tpainn.files import write_json
+from schnetpack_tpainn.study.comparison import COLUMNS, read_run
+from schnetpack_tpainn.study.jobs import Job, run_jobs
+
+__all__ = ["HELPS", "HURTS", "describe", "run_trial"]
+
+SCRATCH_LR = 1e-3  # the best of 2.5e-4 to 4e-3 on ethanol (benchmarks/ethanol.py)
+HELPS, SAME, HURTS = "transfer helps", "transfer makes no difference", "transfer hurts"
+MARGIN = 1.05  # ratio of errors that counts as a difference
+
+
+def run_trial(
+    overrides: Sequence[str],
+    transfer: Sequence[str],
+    labels: Sequence[int],
+    directory: Path,
+    steps: int,
+) -> dict[str, Any]:
+    """Tune on half of the labels, with the transfer and from scratch, and judge by the other half.
+
+    Args:
+        overrides: Hydra overrides of the run in question, ``experiment=...`` first.
+        transfer: further overrides of the tuned run.
+        labels: its training labels, as places in the database.
+        directory: an empty folder, or one with the same trial, which goes on.
+        steps: optimiser steps.
+
+    Returns:
+        ``verdict``, ``ratio`` of the errors from scratch to those of the transfer, ``scratch`` and
+        ``transfer`` (errors on the other half), ``steps``, ``n_train`` and ``n_judged``.
+
+    Raises:
+        DataError: there are not two labels.
+        TPaiNNError: the folder holds another trial or other files, or a run failed.
+    """
+    if len(labels) < 2:
+        raise DataError(
+            f"expected two training labels or more for a trial, got {len(labels)}; raise "
+            "data.num_train"
+        )
+    half = (len(labels) + 1) // 2
+    tuned, judged = list(labels[:half]), list(labels[half:])
+    directory = directory.resolve()
+    settings = {
+        "overrides": [*overrides],
+        "transfer": [*transfer],
+        "steps": steps,
+        "labels": labels,
+    }
+    _claim(directory, json.loads(json.dumps(settings)))
+    np.savez(directory / "split.npz", train_idx=tuned, val_idx=judged, test_idx=judged)
+    common = (
+        f"data.split_file={directory / 'split.npz'}",
+        f"data.num_train={len(tuned)}",
+        f"data.num_val={len(judged)}",
+        f"data.num_test={len(judged)}",
+        f"trainer.max_steps={steps}",
+        f"trainer.val_check_interval={steps}",
+        "print_config=false",
+    )
+    plain = [o for o in overrides if not o.lstrip("+~").startswith("transfer")]
+    jobs = {
+        "transfer": (*overrides, *transfer, *common),
+        "scratch": (*plain, *common, "transfer=scratch", f"globals.lr={SCRATCH_LR}"),
+    }
+    run_jobs([Job(directory / name, words, steps) for name, words in jobs.items()])
+    errors = {name: read_run(directory / name)["test"] for name in jobs}
+    ratio = {key: errors["scratch"][key] / errors["transfer"][key] for key in COLUMNS}
+    return {
+        "verdict": _verdict(ratio["forces_mae_mev_per_ang"]),
+        "ratio": ratio,
+        **errors,
+        "steps": steps,
+        "n_train": len(tuned),
+        "n_judged": len(judged),
+    }
+
+
+def _claim(directory: Path, settings: Mapping[str, Any]) -> None:
+    """Take a folder for a trial, or find the same trial in it."""
+    mark = directory / "settings.json"
+    if mark.exists():
+        if json.loads(mark.read_text()) != settings:
+            raise TPaiNNError(
+                f"{directory} holds a trial with other settings (settings.json); choose another "
+                "--directory, or delete it"
+            )
+        return
+    if directory.exists() and any(directory.iterdir()):
+        raise TPaiNNError(
+            f"expected {directory} to be new or a trial's, got other files there; choose another "
+            "--directory"
+        )
+    directory.mkdir(parents=True, exist_ok=True)
+    write_json(mark, settings)
+
+
+def _verdict(ratio: float) -> str:
+    if ratio > MARGIN:
+        return HELPS
+    return HURTS if ratio < 1 / MARGIN else SAME
+
+
+def describe(trial: Mapping[str, Any]) -> str:
+    """A trial in words.
+
+    Args:
+        trial: what :func:`run_trial` gave.
+
+    Returns:
+        A paragraph.
+    """
+    key = "forces_mae_mev_per_ang"
+    return (
+        f"trial: {trial['verdict']}. After {trial['steps']} steps on {trial['n_train']} labels, "
+        f"the force MAE on {trial['n_judged']} others is {trial['transfer'][key]:.1f} meV/Å with "
+        f"the transfer and {trial['scratch'][key]:.1f} from scratch, {trial['ratio'][key]:.2f} "
+        "times as large. Longer training lets scratch catch up; more labels make the trial surer."
+    )
