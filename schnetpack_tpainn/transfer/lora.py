@@ -156,9 +156,10 @@ def _plain(layer: Any) -> nn.Module:
     return plain
 
 
-def _reduce_merged(layer: nn.Module, protocol: int) -> Any:
+def _reduce_merged(layer: nn.Module, protocol: int) -> tuple[Any, ...]:
     """How to pickle a layer with adapters."""
-    return _plain(layer).__reduce_ex__(protocol)
+    plain = _plain(layer)
+    return object.__new__, (type(plain),), plain.__getstate__()
 
 
 def merged(model: nn.Module) -> nn.Module:

@@ -71,6 +71,27 @@ class Tuning:
                 f"transfer.freeze leaves no parameter to tune; take a pattern out of {self.freeze}"
             )
 
+    def refuse_random(self, model: nn.Module, names: Sequence[str]) -> None:
+        """Find random weights that would stay random.
+
+        Args:
+            model: the model, prepared.
+            names: parameters that keep their random start.
+
+        Raises:
+            TransferError: one of them is frozen.
+        """
+        frozen = {
+            n for p, all_names in names_of(model).items() if not p.requires_grad for n in all_names
+        }
+        stuck = [name for name in names if name in frozen]
+        if stuck:
+            raise TransferError(
+                f"{', '.join(stuck)}: expected random parameters to be tuned, got frozen ones; "
+                "take them out of transfer.freeze, name them in transfer.lora.tune, or do not "
+                "reinitialise them (transfer.head=reset, transfer.reinitialise)"
+            )
+
     def factors(self, model: nn.Module) -> dict[nn.Parameter, float]:
         """Factor on the learning rate of every parameter that is tuned.
 
