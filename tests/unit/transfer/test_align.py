@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hydra.utils import instantiate
 from schnetpack.atomistic import Atomwise
 from schnetpack.transform import RemoveOffsets
 from torch import nn
@@ -16,6 +17,7 @@ from schnetpack_tpainn.transfer.align import Align, fit_alignment, scale_head
 from schnetpack_tpainn.transfer.evaluate import Predictions, errors
 from schnetpack_tpainn.transfer.lora import Lora, merged
 from schnetpack_tpainn.transfer.offsets import AddAtomicOffsets, get_offsets
+from tests.fits import strategy
 
 CHOICES = [[4, 1], [6, 2], [8, 3], [2, 2]]
 WATER = [[2, 1], [4, 2], [6, 3], [2, 1]]  # rank 1
@@ -257,6 +259,12 @@ def test_each_mode_moves_what_it_says() -> None:
 def test_without_scale_keeps_the_rest() -> None:
     whole = Align("offset+scale", 3.0, 0.1, "mean")
     assert vars(whole.without_scale()) == {**vars(whole), "mode": "offset"}
+
+
+def test_the_settings_are_those_of_the_config_group() -> None:
+    settings = {"mode": "offset", "energy_weight": 2.0, "ridge": 0.5, "towards": "mean"}
+    overrides = (f"transfer.align.{name}={value}" for name, value in settings.items())
+    assert vars(instantiate(strategy("full", None, *overrides)["align"])) == settings
 
 
 @pytest.mark.parametrize(
