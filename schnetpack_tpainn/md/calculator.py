@@ -46,8 +46,8 @@ class TPaiNNCalculator(SpkCalculator):
           path: runs/autotuned/best_model
 
     Args:
-        path: the model as SchNetPack's training saved it. Unpickling runs code: open only models
-            that you trust.
+        path: the model as SchNetPack's training saved it, or a portable ``.safetensors`` file.
+            Unpickling runs code: of the former, open only models that you trust.
         device: ``cpu``, ``cuda``, ``cuda:1`` ..., or ``auto``: the GPU if there is one.
         dtype: ``float32`` or ``float64``, of the network.
         energy_key: name of the energy among the model's outputs.
@@ -61,6 +61,7 @@ class TPaiNNCalculator(SpkCalculator):
             energy, only how often the list is made: 0 makes it at every step.
 
     Raises:
+        CheckpointError: a portable file is damaged, or does not say how its model is built.
         MDError: the file is missing or holds no SchNetPack model, the model has no cutoff or lacks
             an output, it was not trained in Å, or device, dtype or skin are unknown.
     """

@@ -1,4 +1,4 @@
-"""A SchNetPack ``best_model`` made ready for simulation."""
+"""A SchNetPack ``best_model`` or a portable file made ready for simulation."""
 
 import warnings
 from collections.abc import Iterable
@@ -79,7 +79,7 @@ def open_potential(
     """Load a model, check it, and give it device, precision and stress.
 
     Args:
-        source: the model, or its path.
+        source: the model, or the path of a ``best_model`` or a portable ``.safetensors`` file.
         device: ``cpu``, ``cuda``, ``cuda:1`` ..., or ``auto``.
         dtype: ``float32`` or ``float64``.
         energy_key: name of the energy among the model's outputs.
@@ -92,6 +92,7 @@ def open_potential(
         The potential; ``source`` is left as it is.
 
     Raises:
+        CheckpointError: a portable file is damaged, or does not say how its model is built.
         MDError: one of them is not as expected.
     """
     if dtype not in DTYPES:
@@ -163,9 +164,14 @@ def _device(name: str) -> torch.device:
 def _load(path: Path, device: torch.device) -> AtomisticModel:
     if not path.is_file():
         raise MDError(
-            f"expected a SchNetPack model, got {path}: no such file; give the `best_model` "
-            "of a training run"
+            f"expected a SchNetPack model, got {path}: no such file; give the `best_model` or the "
+            "`model.safetensors` of a training run"
         )
+    if path.suffix == ".safetensors":
+        from schnetpack_tpainn.transfer.portable import build_model
+        from schnetpack_tpainn.transfer.pretrained import load_pretrained
+
+        return build_model(load_pretrained(path)).to(device)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", ".*torch.jit.*", FutureWarning)

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 
 from schnetpack_tpainn.transfer.context import TransferRecord
+from schnetpack_tpainn.transfer.formats import upgrade_checkpoint
 from schnetpack_tpainn.transfer.offsets import offsets_name, share_offsets
-from schnetpack_tpainn.transfer.pretrained import CARD_KEY
 
 if TYPE_CHECKING:
     from schnetpack_tpainn.transfer.task import TransferTask
@@ -68,7 +68,7 @@ def _store(task: "TransferTask", refit: dict[str, Any], path: Path) -> None:
     content = torch.load(path, map_location="cpu", weights_only=True)
     state, held = content["state_dict"], task.state_dict()
     name = f"model.{offsets_name(task.model, task.energy_key)}"
-    alignment = content[CARD_KEY]["record"]["alignment"]
+    alignment = upgrade_checkpoint(content, str(path))["record"]["alignment"]
     same = all(torch.equal(state[key], held[key]) for key in state.keys() - {name})
     if REFIT in alignment or not same:
         return

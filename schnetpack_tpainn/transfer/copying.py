@@ -1,5 +1,6 @@
 """Carry pretrained weights into a model: every parameter is accounted for, or nothing is copied."""
 
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,9 +10,11 @@ from torch import Tensor, nn
 
 from schnetpack_tpainn.errors import CheckpointError, TransferError
 from schnetpack_tpainn.transfer.lora import merged
-from schnetpack_tpainn.transfer.parameters import block_of, names_of, plain_name, select
+from schnetpack_tpainn.transfer.parameters import block_of, choose, names_of, plain_name, select
 
 __all__ = ["CopyPlan", "copy_parameters", "count_blocks", "network_state", "plan_copy"]
+
+log = logging.getLogger(__name__)
 
 
 def network_state(model: nn.Module) -> dict[str, Tensor]:
@@ -37,10 +40,12 @@ class CopyPlan:
     Attributes:
         copied: name in this model -> name in the checkpoint.
         reinitialised: names in this model that keep their random start.
+        differences: fixed buffers that differ and were accepted, as readable lines.
     """
 
     copied: dict[str, str]
     reinitialised: list[str]
+    differences: list[str]
 
     @property
     def renamed(self) -> dict[str, str]:
@@ -54,7 +59,13 @@ def _renamed(state: Mapping[str, Tensor], rules: Mapping[str, str]) -> dict[str,
     names: dict[str, str] = {}
     for source in state:
         rule = chosen.get(source)
-        name = source if rule is None else re.sub(rule, rules[rule], source)
+        try:
+            name = source if rule is None else re.sub(rule, rules[rule], source)
+        except (re.error, IndexError) as error:
+            raise TransferError(
+                f"transfer.rename: expected a replacement as re.sub takes it for {rule!r}, got "
+                f"{rules[str(rule)]!r} ({error})"
+            ) from error
         if name in names:
             raise TransferError(
                 f"transfer.rename gives {names[name]} and {source} the same name, {name}; make the "
@@ -69,6 +80,7 @@ def plan_copy(
     model: nn.Module,
     rename: Mapping[str, str] | None = None,
     reinitialise: Sequence[str] = (),
+    accept_fixed: bool = False,
 ) -> CopyPlan:
     """Find a source for every parameter.
 
@@ -78,39 +90,68 @@ def plan_copy(
         rename: regular expression on a checkpoint's names -> replacement, as for ``re.sub``.
         reinitialise: regular expressions on this model's names of parameters that shall keep their
             random start.
+        accept_fixed: let fixed buffers (radial basis, cutoff) differ: they are never copied.
 
     Returns:
         The plan.
 
     Raises:
-        CheckpointError: a parameter is missing, left over or of another shape, or a fixed buffer
-            (radial basis, cutoff) has other values; the message is a table of them.
+        CheckpointError: a parameter is missing, left over, of another shape, or one here and
+            several in the checkpoint, or a fixed buffer has other values; the message is a table.
         TransferError: an expression matches nothing, or two names become one.
     """
     own = network_state(model)
-    parameters = {n for names in names_of(model).values() for n in names if n in own}
+    owners = {p: [n for n in names if n in own] for p, names in names_of(model).items()}
+    parameters = {name for names in owners.values() for name in names}
+    modules = dict(model.named_modules(remove_duplicate=False))
     sources = _renamed(state, rename or {})
-    fresh = {n for n, _ in select(sorted(parameters), reinitialise, "transfer.reinitialise")}
-    rows: list[tuple[object, object, object]] = [
-        (name, tuple(own[name].shape), "missing") for name in own.keys() - sources.keys() - fresh
-    ]
-    for name in sources.keys() - fresh:
-        got = state[sources[name]]
-        if name not in own:
-            rows.append((name, "not part of this model", tuple(got.shape)))
-        elif own[name].shape != got.shape:
-            rows.append((name, tuple(own[name].shape), tuple(got.shape)))
-        elif name not in parameters and not torch.allclose(own[name].double(), got.double()):
-            rows.append((name, "its own values", "others (another cutoff or radial basis)"))
+    chosen = choose(owners, reinitialise, "transfer.reinitialise")
+    fresh = {name for parameter in chosen for name in owners[parameter]}
+    rows, differences = [], []
+    for name in sorted((own.keys() | sources.keys()) - fresh):
+        got = state[sources[name]] if name in sources else None
+        fixed = name not in parameters and (name in own or _is_without_parameters(modules, name))
+        row = _misfit(name, own.get(name), got, fixed)
+        if row and fixed and accept_fixed:
+            differences.append(f"{name}: expected {row[1]}, got {row[2]}")
+        elif row:
+            rows.append(row)
+    for names in owners.values():
+        here = [n for n in names if n in sources.keys() - fresh]
+        rows += [
+            (n, f"the same as {here[0]}, which is shared", "others")
+            for n in here[1:]
+            if not torch.equal(state[sources[n]], state[sources[here[0]]])
+        ]
     if rows:
         raise CheckpointError(
             "the pretrained weights do not fit this model; nothing was copied:\n"
-            + _table([("parameter", "expected", "got"), *sorted(rows, key=lambda r: str(r[0]))])
+            + _table([("parameter", "expected", "got"), *rows])
             + "\nmake this run's model like the pretrained one, name parameters in transfer.rename "
             "or transfer.reinitialise, or pretrain again"
         )
-    copied = {name: sources[name] for name in own if name in parameters and name not in fresh}
-    return CopyPlan(copied, sorted(fresh))
+    copied = {name: sources[name] for name in own if name in parameters - fresh}
+    return CopyPlan(copied, sorted(fresh), differences)
+
+
+def _is_without_parameters(modules: Mapping[str, nn.Module], name: str) -> bool:
+    """Whether a tensor that this model lacks would be in a module of fixed values (a basis)."""
+    module = modules.get(name.rpartition(".")[0])
+    return module is not None and next(module.parameters(), None) is None
+
+
+def _misfit(
+    name: str, expected: Tensor | None, got: Tensor | None, fixed: bool
+) -> tuple[str, object, object] | None:
+    """Row of the table for what does not fit."""
+    if expected is None or got is None:
+        left = "not part of this model" if expected is None else tuple(expected.shape)
+        return name, left, "missing" if got is None else tuple(got.shape)
+    if expected.shape != got.shape:
+        return name, tuple(expected.shape), tuple(got.shape)
+    if fixed and not torch.allclose(expected.double(), got.double()):
+        return name, "its own values", "others (another cutoff or radial basis)"
+    return None
 
 
 def _table(rows: Sequence[Sequence[object]]) -> str:
@@ -128,11 +169,15 @@ def copy_parameters(plan: CopyPlan, state: Mapping[str, Tensor], model: nn.Modul
         state: pretrained parameters and buffers.
         model: the model to fill; adapters stay as they are.
     """
+    for source, name in plan.renamed.items():
+        log.info("transfer.rename: %s is copied to %s", source, name)
+    for name in plan.reinitialised:
+        log.info("transfer.reinitialise: %s keeps its random start", name)
     with torch.no_grad():
         for name, parameter in model.named_parameters(remove_duplicate=False):
-            source = plan.copied.get(plain_name(name))
-            if source is not None:
-                parameter.copy_(state[source])
+            origin = plan.copied.get(plain_name(name))
+            if origin is not None:
+                parameter.copy_(state[origin])
 
 
 def count_blocks(model: nn.Module, plan: CopyPlan | None = None) -> dict[str, dict[str, int]]:

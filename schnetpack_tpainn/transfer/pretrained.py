@@ -4,142 +4,39 @@ import json
 import logging
 import os
 import pickle
-from collections.abc import Mapping
-from dataclasses import dataclass
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from safetensors import SafetensorError
+from torch import nn
+from yaml import YAMLError
 
+from schnetpack_tpainn.data.offsets import element_values
 from schnetpack_tpainn.errors import CheckpointError
 from schnetpack_tpainn.transfer.architecture import describe
 from schnetpack_tpainn.transfer.copying import network_state
+from schnetpack_tpainn.transfer.formats import (
+    Pretrained,
+    model_weights,
+    upgrade,
+    upgrade_checkpoint,
+)
+from schnetpack_tpainn.transfer.lora import merged_state
+from schnetpack_tpainn.transfer.portable import PORTABLE_NAME, offsets_of, read_portable
+from schnetpack_tpainn.transfer.runs import REPORT_NAME
 
-__all__ = ["PORTABLE_NAME", "Pretrained", "load_pretrained", "save_portable"]
+__all__ = ["load_pretrained"]
 
 log = logging.getLogger(__name__)
 
-PORTABLE_NAME = "model.safetensors"
-FORMAT = 1
-CARD_KEY = "tpainn"
-
-
-@dataclass(frozen=True)
-class Pretrained:
-    """Weights of a pretrained model and what is known of it.
-
-    Attributes:
-        source: the file they were read from.
-        state: parameters and buffers, postprocessors left out.
-        card: ``architecture`` (see :func:`describe`), and where known ``elements`` (atomic
-            numbers seen in training), ``units``, ``data`` (provenance), ``versions``.
-    """
-
-    source: Path
-    state: Mapping[str, torch.Tensor]
-    card: Mapping[str, Any]
-
-
-def save_portable(
-    path: str | Path, state: Mapping[str, torch.Tensor], card: Mapping[str, Any]
-) -> None:
-    """Write weights and card as one safetensors file, which opens without running code.
-
-    Args:
-        path: file to write; replaced at once, never half written.
-        state: tensors to store.
-        card: JSON-serialisable description.
-    """
-    path = Path(path)
-    # one copy each: safetensors refuses tensors that share memory (shared interactions)
-    tensors = {name: tensor.clone() for name, tensor in state.items()}
-    temporary = path.with_name(f".{path.name}.tmp")
-    save_file(tensors, temporary, metadata={CARD_KEY: json.dumps({"format": FORMAT, **card})})
-    temporary.replace(path)
-
-
-def _read_portable(path: Path) -> Pretrained:
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata() or {}
-        state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    if CARD_KEY not in metadata:
-        raise CheckpointError(
-            f"{path} holds weights but no T-PaiNN card (metadata key '{CARD_KEY}'); "
-            "expected a file that a T-PaiNN run wrote"
-        )
-    return Pretrained(path, state, _checked(path, json.loads(metadata[CARD_KEY])))
-
-
-def _read_checkpoint(path: Path) -> Pretrained:
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path} holds pickled objects, not tensors and plain values alone, as SchNetPack's "
-            "own task writes them; give that run's `best_model` with transfer.trust_pickle=true"
-        ) from error
-    card = content.get(CARD_KEY)
-    if card is None:
-        raise CheckpointError(
-            f"{path} was not written by a T-PaiNN task (no entry '{CARD_KEY}'); "
-            "give that run's `best_model` with transfer.trust_pickle=true"
-        )
-    prefix = "model."
-    state = {
-        name.removeprefix(prefix): tensor
-        for name, tensor in content["state_dict"].items()
-        if name.startswith(prefix) and not name.startswith(prefix + "postprocessors.")
-    }
-    return Pretrained(path, state, _checked(path, card["card"]))
-
-
-def _read_pickle(path: Path, trust_pickle: bool) -> Pretrained:
-    portable = path.with_name(PORTABLE_NAME)
-    if portable.is_file():  # a finished T-PaiNN run keeps the same weights in both
-        return _read_portable(portable)
-    if not trust_pickle:
-        raise CheckpointError(
-            f"{path} is a pickle, which runs code when it is opened; if you trust where it comes "
-            "from, set transfer.trust_pickle=true"
-        )
-    try:
-        model = torch.load(path, map_location="cpu", weights_only=False)
-    except Exception as error:  # unpickling raises anything
-        raise CheckpointError(f"cannot read the model {path}: {error}") from error
-    if not hasattr(model, "representation"):
-        raise CheckpointError(
-            f"expected a SchNetPack model with a representation in {path}, "
-            f"got {type(model).__name__}"
-        )
-    card = {"architecture": describe(model), **getattr(model, "metadata", {})}
-    return Pretrained(path, network_state(model), card)
-
-
-def _checked(path: Path, card: dict[str, Any]) -> dict[str, Any]:
-    if card.get("format", FORMAT) > FORMAT:
-        raise CheckpointError(
-            f"{path} has checkpoint format {card['format']}, this version reads up to {FORMAT}; "
-            "install a newer schnetpack-tpainn"
-        )
-    return card
-
-
-def _in_run_directory(path: Path) -> Path:
-    """The weights of a run: the portable file, else the best model's checkpoint."""
-    if (path / PORTABLE_NAME).is_file():
-        return path / PORTABLE_NAME
-    checkpoints = sorted((path / "checkpoints").glob("*.ckpt"), key=lambda p: p.stat().st_mtime)
-    best = [c for c in checkpoints if not c.stem.startswith("last")]
-    for candidate in [*best[::-1], *checkpoints[::-1], path / "best_model"]:
-        if candidate.is_file():
-            log.warning("%s is not finished; its weights are read from %s", path, candidate.name)
-            return candidate
-    raise CheckpointError(
-        f"expected a run directory with {PORTABLE_NAME}, checkpoints/*.ckpt or best_model, "
-        f"got {path} without any of them; has the run finished?"
-    )
+DAMAGED = (
+    *(SafetensorError, pickle.UnpicklingError, YAMLError, OmegaConfBaseException),
+    *(RuntimeError, EOFError, OSError, KeyError, ValueError, TypeError),
+)
 
 
 def load_pretrained(
@@ -147,17 +44,21 @@ def load_pretrained(
 ) -> Pretrained:
     """Read pretrained weights and what is known of them.
 
+    Pickles (``best_model``, and the ``.ckpt`` of SchNetPack's own task) run code when they are
+    opened. They are opened if that is allowed, or if they are below one's own folder of runs and
+    belong to the user who asks.
+
     Args:
-        path: a run directory, a portable ``.safetensors`` file, a ``.ckpt`` of a T-PaiNN task, or
-            a SchNetPack ``best_model``.
-        trust_pickle: open a ``best_model`` that has no portable file beside it; pickles run code.
+        path: a run directory of ours or of SchNetPack's own task, a portable ``.safetensors`` file,
+            a ``.ckpt``, or a ``best_model``.
+        trust_pickle: open any pickle.
         own: folder of one's own runs.
 
     Returns:
-        Weights and card.
+        Weights, offsets and card.
 
     Raises:
-        CheckpointError: nothing there, unreadable, damaged, or not to be trusted.
+        CheckpointError: nothing there, unreadable, damaged, not finite, or not to be trusted.
     """
     path = Path(path)
     if not path.exists():
@@ -170,13 +71,140 @@ def load_pretrained(
     if not os.access(path, os.R_OK):
         raise CheckpointError(f"cannot read {path}: permission denied")
     try:
-        if path.suffix == ".safetensors":
-            return _read_portable(path)
-        if path.suffix == ".ckpt":
-            return _read_checkpoint(path)
-    except (SafetensorError, RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
+        pretrained = _with_run_files(_read(path, trust_pickle, own))
+    except DAMAGED as error:
         raise CheckpointError(
             f"{path} is damaged or not a checkpoint ({type(error).__name__}: {error}); "
             "copy it again, or use another checkpoint of that run"
         ) from error
-    return _read_pickle(path, trust_pickle)
+    wrong = [n for n, t in pretrained.state.items() if not t.isfinite().all()]
+    if wrong:
+        raise CheckpointError(
+            f"{path} holds NaN or infinite numbers, expected finite ones, in {', '.join(wrong)}; "
+            "its training has failed: use an earlier checkpoint, or pretrain again"
+        )
+    return pretrained
+
+
+def _in_run_directory(path: Path) -> Path:
+    """The weights of a run: the portable file, else the best model in what opens safely."""
+    if (path / PORTABLE_NAME).is_file():
+        return path / PORTABLE_NAME
+    checkpoints = sorted((path / "checkpoints").glob("*.ckpt"), key=lambda p: p.stat().st_mtime)
+    best = [c for c in checkpoints if not c.stem.startswith("last")]
+    checkpoints = [*best[::-1], *[c for c in checkpoints[::-1] if c not in best]]
+    pickled = [c for c in checkpoints if _is_pickle(c)]
+    safe = [c for c in checkpoints if c not in pickled]
+    for candidate in [*safe, path / "best_model", *pickled]:
+        if candidate.is_file():
+            log.warning(
+                "%s has no %s; its weights are read from %s", path, PORTABLE_NAME, candidate
+            )
+            return candidate
+    raise CheckpointError(
+        f"expected a run directory with {PORTABLE_NAME}, checkpoints/*.ckpt or best_model, "
+        f"got {path} without any of them; has the run finished?"
+    )
+
+
+def _is_pickle(path: Path) -> bool:
+    """Whether a ``.ckpt`` holds more than tensors and plain values."""
+    if not zipfile.is_zipfile(path):  # nothing that torch wrote
+        return False
+    try:
+        torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        return True
+    return False
+
+
+def _read(path: Path, trust_pickle: bool, own: Path | None) -> Pretrained:
+    if path.suffix == ".safetensors":
+        return read_portable(path)
+    if path.suffix == ".ckpt" and not _is_pickle(path):
+        return _read_checkpoint(path)
+    portable = path.with_name(PORTABLE_NAME)
+    if portable.is_file():  # a finished T-PaiNN run keeps the same weights in both
+        return read_portable(portable)
+    _check_trust(path, trust_pickle, own)
+    return _read_pickle(path)
+
+
+def _read_checkpoint(path: Path) -> Pretrained:
+    """Weights and offsets of a task's checkpoint."""
+    content = torch.load(path, map_location="cpu", weights_only=True)
+    card = upgrade_checkpoint(content, str(path))["card"]
+    weights = model_weights(content)
+    offsets = {}
+    for k, node in enumerate(card.get("model_config", {}).get("postprocessors") or ()):
+        split = weights.get(f"postprocessors.{k}.split")  # (2, zmax)
+        if split is not None:
+            offsets[node["property"]] = split.double().sum(dim=0)
+    state = {n: t for n, t in weights.items() if not n.startswith("postprocessors.")}
+    return Pretrained(path, merged_state(state), card, offsets)
+
+
+def _check_trust(path: Path, trust_pickle: bool, own: Path | None) -> None:
+    """Refuse a pickle that is neither allowed nor one's own."""
+    real = path.resolve()
+    inside = own is not None and real.is_relative_to(own.resolve())
+    if trust_pickle or (inside and real.stat().st_uid == os.getuid()):
+        return
+    place = "belongs to another user" if inside else f"lies outside your folder of runs, {own}"
+    raise CheckpointError(
+        f"{path} is a pickle, which runs code when it is opened, and {place}; if you trust where "
+        "it comes from, set transfer.trust_pickle=true (tpainn-export: --trust-pickle)"
+    )
+
+
+def _read_pickle(path: Path) -> Pretrained:
+    """A model, a task, or a checkpoint of SchNetPack's own task."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=False)
+        if path.suffix == ".ckpt":
+            model = content["hyper_parameters"]["model"]
+            model.load_state_dict(model_weights(content))
+        else:
+            model = getattr(content, "model", content)
+    except Exception as error:  # unpickling raises anything
+        raise CheckpointError(f"cannot read the model {path}: {error!r}") from error
+    if not isinstance(model, nn.Module) or not hasattr(model, "representation"):
+        raise CheckpointError(
+            f"expected a SchNetPack model with a representation in {path}, "
+            f"got {type(model).__name__}"
+        )
+    card = {"architecture": describe(model), **getattr(model, "metadata", {})}
+    state = network_state(model)
+    content = upgrade({"format": card.get("format", 1), "card": card}, state, str(path))
+    return Pretrained(path, state, content["card"], offsets_of(model))
+
+
+def _with_run_files(pretrained: Pretrained) -> Pretrained:
+    """Add what the card lacks, if the run's other files say it.
+
+    Format 1 has no offsets and no model's configuration beside the weights, SchNetPack's own task
+    no configuration and no units.
+    """
+    card, offsets = dict(pretrained.card), dict(pretrained.offsets)
+    folder = pretrained.source.parent
+    folder = folder.parent if folder.name == "checkpoints" else folder
+    config, report = folder / "config.yaml", folder / REPORT_NAME
+    if not config.is_file():
+        return pretrained
+    run: Any = OmegaConf.load(config)
+    card.setdefault("model_config", _plain(run, "model"))
+    units = _plain(run, "data.property_units")
+    if units:
+        card.setdefault("units", {**units, "distance": _plain(run, "data.distance_unit") or "Ang"})
+    if report.is_file():
+        said = json.loads(report.read_text())
+        card.setdefault("stage", said["stage"])
+        if not offsets:
+            key, values = _plain(run, "globals.energy_key"), said["offsets"]["ev"]
+            offsets[key] = torch.tensor(element_values(values), dtype=torch.float64)
+    return Pretrained(pretrained.source, pretrained.state, card, offsets)
+
+
+def _plain(config: Any, key: str) -> Any:
+    node = OmegaConf.select(config, key)
+    return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node

@@ -16,7 +16,7 @@ from schnetpack_tpainn.transfer.context import Context
 from schnetpack_tpainn.transfer.copying import network_state
 from schnetpack_tpainn.transfer.evaluate import Predictions, errors, predict
 from schnetpack_tpainn.transfer.offsets import get_offsets
-from schnetpack_tpainn.transfer.pretrained import PORTABLE_NAME, save_portable
+from schnetpack_tpainn.transfer.portable import PORTABLE_NAME, offsets_of, save_portable
 from schnetpack_tpainn.transfer.runs import REPORT_NAME
 from schnetpack_tpainn.transfer.task import TransferTask
 
@@ -134,8 +134,8 @@ class RunReport(Callback):
         self._write_predictions(test, get_offsets(pl_module.model, keys[0]))
         report = self._report(datamodule, pl_module, test)
         state = network_state(pl_module.model)
-        card = {**pl_module.card, "data": report["data"], "versions": report["versions"]}
-        save_portable(self.directory / PORTABLE_NAME, state, card)
+        card = {**pl_module.card, "stage": self.stage}
+        save_portable(self.directory / PORTABLE_NAME, state, card, offsets_of(pl_module.model))
         target = self.directory / REPORT_NAME
         write_json(target, report)  # last: its presence says that the run is finished
         final = report["test"]

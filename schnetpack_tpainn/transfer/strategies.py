@@ -15,10 +15,11 @@ from schnetpack_tpainn.transfer.coverage import find_coverage
 from schnetpack_tpainn.transfer.diagnose import announce, diagnose
 from schnetpack_tpainn.transfer.elements import admit_elements
 from schnetpack_tpainn.transfer.evaluate import errors
+from schnetpack_tpainn.transfer.formats import Pretrained
 from schnetpack_tpainn.transfer.gradual import Gradual
 from schnetpack_tpainn.transfer.lora import Lora
 from schnetpack_tpainn.transfer.part import Part
-from schnetpack_tpainn.transfer.pretrained import Pretrained, load_pretrained
+from schnetpack_tpainn.transfer.pretrained import load_pretrained
 from schnetpack_tpainn.transfer.runs import find_last_run
 from schnetpack_tpainn.transfer.tuning import Tuning
 from schnetpack_tpainn.transfer.units import check_units
@@ -217,14 +218,17 @@ class Autotune(Strategy):
             TPaiNNError: it cannot be read or does not fit.
         """
         model = build_model()
-        self._plan(self.load(), model)
         self.prepare(model)
+        self._plan(self.load(), model)
 
     def _plan(self, pretrained: Pretrained, model: nn.Module) -> tuple[CopyPlan, list[str]]:
         """What to copy, and the accepted differences."""
         found = compare_architecture(pretrained.card["architecture"], describe(model), self.accept)
-        plan = plan_copy(pretrained.state, model, self.rename, self.reinitialise)
-        return plan, found
+        plan = plan_copy(
+            pretrained.state, model, self.rename, self.reinitialise, accept_fixed=bool(found)
+        )
+        self.tuning.refuse_random(model, plan.reinitialised)
+        return plan, [*found, *plan.differences]
 
     def apply(self, context: Context) -> TransferRecord:
         """Copy, fit offsets and scale, and measure the model before any step.
@@ -246,7 +250,7 @@ class Autotune(Strategy):
         record.frames = record.frames or (pretrained.card.get("data") or {}).get("path")
         plan, record.differences = self._plan(pretrained, context.model)
         state, record.new_elements = admit_elements(
-            pretrained, context.datamodule.elements(), context.model, self.new_elements
+            pretrained, plan, context.datamodule.elements(), context.model, self.new_elements
         )
         copy_parameters(plan, state, context.model)
         record.renamed, record.reinitialised = plan.renamed, plan.reinitialised

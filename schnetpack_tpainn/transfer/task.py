@@ -8,15 +8,14 @@ import torch
 from hydra.utils import get_class, instantiate
 from torch import nn
 
-from schnetpack_tpainn.errors import CheckpointError
-from schnetpack_tpainn.transfer.architecture import describe
 from schnetpack_tpainn.transfer.bias import REFIT, refit_bias
 from schnetpack_tpainn.transfer.context import Context, TransferRecord
+from schnetpack_tpainn.transfer.formats import CARD_KEY, FORMAT, upgrade_checkpoint
 from schnetpack_tpainn.transfer.offsets import share_offsets
 from schnetpack_tpainn.transfer.optimiser import GroupedTask
-from schnetpack_tpainn.transfer.pretrained import CARD_KEY, FORMAT
+from schnetpack_tpainn.transfer.portable import make_card
 from schnetpack_tpainn.transfer.strategies import Scratch, Strategy
-from schnetpack_tpainn.transfer.units import UNITS, check_data_units
+from schnetpack_tpainn.transfer.units import check_data_units
 
 __all__ = ["TransferTask"]
 
@@ -127,8 +126,7 @@ class TransferTask(GroupedTask):
             self._sync_offsets()
             return
         self.model.initialize_transforms(datamodule)
-        elements = datamodule.elements()
-        self.card = {"architecture": describe(self.model), "elements": elements, "units": UNITS}
+        self.card = make_card(self.model, self.hparams["model_config"], datamodule)
         self.model.metadata = self.card  # travels with the pickled `best_model`
 
     def on_fit_start(self) -> None:
@@ -249,17 +247,14 @@ class TransferTask(GroupedTask):
         """Restore transfer record and card.
 
         Args:
-            checkpoint: Lightning's checkpoint.
+            checkpoint: Lightning's checkpoint, of this format or an older one.
+
+        Raises:
+            CheckpointError: it is of a newer format, or of another task.
         """
-        ours = checkpoint.get(CARD_KEY)
-        if ours is None or ours["format"] > FORMAT:
-            raise CheckpointError(
-                f"expected a checkpoint that a T-PaiNN task of format {FORMAT} or older wrote, got "
-                f"{'format ' + str(ours['format']) if ours else 'one of another task'}; to start "
-                "from its weights, name its run in transfer.checkpoint instead"
-            )
+        ours = upgrade_checkpoint(checkpoint, "the checkpoint to go on from")
         self.record = None if ours["record"] is None else TransferRecord(**ours["record"])
-        self.card = ours["card"]
+        self.card |= ours["card"]  # format 1 said less
         self.optimiser_steps = ours["optimiser_steps"]
         self.model.metadata = self.card
 

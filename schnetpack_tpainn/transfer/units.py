@@ -4,7 +4,7 @@ import logging
 from typing import Any
 
 from schnetpack_tpainn.errors import CheckpointError, DataError
-from schnetpack_tpainn.transfer.pretrained import Pretrained
+from schnetpack_tpainn.transfer.formats import Pretrained
 
 __all__ = ["UNITS", "check_data_units", "check_units"]
 

@@ -16,7 +16,7 @@ MAY_IMPORT = {
     "model": {"nn", "representation"},
     "data": set(),
     "transfer": {"data"},
-    "md": {"data"},
+    "md": {"data", "transfer"},
     "study": {"data", "transfer"},
     "cli": {"data", "transfer", "md", "study"},
     "testing": set(),

@@ -1,6 +1,7 @@
-"""Reading pretrained weights, and refusing what does not fit."""
+"""Reading pretrained weights from whatever a run leaves, and refusing what cannot be trusted."""
 
 import os
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,25 +10,34 @@ from typing import Any
 import pytest
 import torch
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from pytorch_lightning import Trainer
 from safetensors.torch import save_file
-from schnetpack.representation import PaiNN
+from schnetpack.task import AtomisticTask
+from schnetpack.train import ModelCheckpoint
 from torch import nn
 
 from schnetpack_tpainn.errors import CheckpointError, TransferError
-from schnetpack_tpainn.transfer.architecture import compare_architecture, describe
+from schnetpack_tpainn.md import TPaiNNCalculator
+from schnetpack_tpainn.transfer.architecture import describe
 from schnetpack_tpainn.transfer.copying import copy_parameters, network_state, plan_copy
-from schnetpack_tpainn.transfer.pretrained import (
+from schnetpack_tpainn.transfer.formats import CARD_KEY, Pretrained
+from schnetpack_tpainn.transfer.portable import (
     PORTABLE_NAME,
-    Pretrained,
-    load_pretrained,
+    build_model,
+    offsets_of,
     save_portable,
 )
+from schnetpack_tpainn.transfer.pretrained import load_pretrained
 from schnetpack_tpainn.transfer.strategies import Autotune
 from schnetpack_tpainn.transfer.units import check_units
 from tests.conftest import potential_config
+from tests.fits import OUTPUTS, build, data_module, make_labels, model_config
+
+STOCK = ("schnet", "painn", "so3net")
 
 
-def model(**changes: Any) -> nn.Module:
+def model(**changes: Any) -> Any:
     return instantiate(potential_config(**changes))
 
 
@@ -39,11 +49,8 @@ def portable(tmp_path: Path) -> Path:
     return path
 
 
-def fill(target: nn.Module, state: Mapping[str, torch.Tensor]) -> int:
-    """Copy everything; the number of scalars."""
-    plan = plan_copy(state, target)
-    copy_parameters(plan, state, target)
-    return sum(target.get_parameter(name).numel() for name in plan.copied)
+def fill(target: nn.Module, state: Mapping[str, torch.Tensor]) -> None:
+    copy_parameters(plan_copy(state, target), state, target)
 
 
 def same(a: nn.Module, b: nn.Module) -> bool:
@@ -51,14 +58,182 @@ def same(a: nn.Module, b: nn.Module) -> bool:
     return all(torch.equal(p, q) for p, q in pairs)
 
 
-def test_every_parameter_arrives_and_no_offset(portable: Path) -> None:
-    source = load_pretrained(portable)
-    target = model()
-    target.postprocessors[0].split.fill_(3.0)
-    n = fill(target, source.state)
-    assert n == sum(p.numel() for p in target.parameters())
-    assert all(torch.equal(source.state[k], p) for k, p in target.named_parameters())
-    assert (target.postprocessors[0].split == 3.0).all()
+def stock_config(kind: str) -> dict[str, Any]:
+    config = model_config(kind)
+    config["postprocessors"] = [
+        {"_target_": "schnetpack.transform.CastTo64"},
+        {
+            "_target_": "schnetpack.transform.AddOffsets",
+            "property": "energy",
+            "add_mean": True,
+        },
+    ]
+    return config
+
+
+@pytest.fixture(scope="module", params=STOCK)
+def stock(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Run directory that SchNetPack's own task left, without our package's help."""
+    folder = tmp_path_factory.mktemp(request.param)
+    config = stock_config(request.param)
+    outputs = [instantiate(output) for output in OUTPUTS]
+    task = AtomisticTask(instantiate(config), outputs, torch.optim.Adam, {"lr": 1e-3})
+    kept = ModelCheckpoint(
+        model_path=str(folder / "best_model"),
+        dirpath=folder / "checkpoints",
+        save_last=True,
+        monitor="val_loss",
+    )
+    trainer = Trainer(
+        max_steps=2,
+        callbacks=[kept],
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        accelerator="cpu",
+        inference_mode=False,
+    )
+    trainer.fit(task, data_module(make_labels(folder)))
+    run = {
+        "model": config,
+        "data": {"property_units": {"energy": "eV", "forces": "eV/Ang"}, "distance_unit": "Ang"},
+    }
+    OmegaConf.save(run, folder / "config.yaml")
+    return folder
+
+
+def best(folder: Path) -> Any:
+    return torch.load(folder / "best_model", weights_only=False)
+
+
+def sources(folder: Path) -> list[Path]:
+    (checkpoint,) = (folder / "checkpoints").glob("epoch*.ckpt")
+    return [folder, folder / "best_model", checkpoint]
+
+
+def test_a_stock_run_is_read_whatever_one_names(stock: Path) -> None:
+    expected = best(stock)
+    for source in sources(stock):
+        read = load_pretrained(source, own=stock.parent)
+        assert read.state.keys() == network_state(expected).keys()
+        assert all(torch.equal(t, read.state[n]) for n, t in network_state(expected).items())
+        assert read.card["architecture"] == describe(expected)
+        assert read.card["units"] == {"energy": "eV", "forces": "eV/Ang", "distance": "Ang"}
+        assert read.offsets["energy"][6] == expected.postprocessors[1].mean != 0
+    assert load_pretrained(stock, trust_pickle=True).source == stock / "best_model"
+
+
+def test_a_stock_run_is_a_potential(stock: Path, tmp_path: Path) -> None:
+    from ase.build import molecule
+
+    read = load_pretrained(stock, trust_pickle=True)
+    save_portable(tmp_path / "m.safetensors", read.state, read.card, read.offsets)
+    energies = []
+    for path in (stock / "best_model", tmp_path / "m.safetensors"):
+        atoms = molecule("CH3OH", calculator=TPaiNNCalculator(path, dtype="float64", device="cpu"))
+        energies.append(atoms.get_potential_energy())
+    assert energies[0] == pytest.approx(energies[1], abs=1e-6)
+
+
+def test_a_stock_run_may_have_lost_files(stock: Path, tmp_path: Path) -> None:
+    expected = network_state(best(stock))
+    for name in ("best_model", "checkpoints"):
+        folder = tmp_path / name
+        folder.mkdir()
+        if name == "checkpoints":
+            shutil.copytree(stock / name, folder / name)
+        else:
+            shutil.copy(stock / name, folder)
+        read = load_pretrained(folder, own=tmp_path)
+        assert all(torch.equal(t, read.state[n]) for n, t in expected.items())
+        with pytest.raises(CheckpointError, match="does not say how its model is built"):
+            build_model(read)
+
+
+def test_the_pickle_of_a_task(tmp_path: Path) -> None:
+    pretrained = build("schnet")
+    task = AtomisticTask(pretrained, [], torch.optim.Adam, {"lr": 1e-3})
+    torch.save(task, tmp_path / "best_model.task")
+    read = load_pretrained(tmp_path / "best_model.task", trust_pickle=True)
+    assert all(torch.equal(t, read.state[n]) for n, t in network_state(pretrained).items())
+
+
+def test_a_pickle_needs_trust(stock: Path, tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for source in sources(stock):
+        with pytest.raises(CheckpointError, match="a pickle, which runs code") as error:
+            load_pretrained(source)
+        assert "transfer.trust_pickle=true" in str(error.value)
+        assert "--trust-pickle" in str(error.value)
+        with pytest.raises(CheckpointError, match=f"outside your folder of runs, {elsewhere}"):
+            load_pretrained(source, own=elsewhere)
+        assert load_pretrained(source, own=stock).state
+        assert load_pretrained(source, trust_pickle=True).state
+
+
+def test_a_link_out_of_ones_own_runs_is_not_trusted(stock: Path, tmp_path: Path) -> None:
+    (tmp_path / "best_model").symlink_to(stock / "best_model")
+    with pytest.raises(CheckpointError, match="outside your folder of runs"):
+        load_pretrained(tmp_path, own=tmp_path)
+
+
+def test_another_users_pickle_is_not_trusted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.save(build("schnet"), tmp_path / "best_model")
+    assert load_pretrained(tmp_path, own=tmp_path).state
+    monkeypatch.setattr(os, "getuid", lambda: tmp_path.stat().st_uid + 1)
+    with pytest.raises(CheckpointError, match="belongs to another user"):
+        load_pretrained(tmp_path, own=tmp_path)
+    assert load_pretrained(tmp_path, True, tmp_path).state
+
+
+class Evil:
+    """Pickled, it makes a folder when it is opened."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (self.path,)
+
+
+@pytest.mark.parametrize("name", ["best_model", "m.ckpt"])
+def test_nothing_runs_before_trust_is_given(tmp_path: Path, name: str) -> None:
+    torch.save({"hyper_parameters": Evil(str(tmp_path / "made"))}, tmp_path / name)
+    with pytest.raises(CheckpointError, match="a pickle, which runs code"):
+        load_pretrained(tmp_path / name)
+    assert not (tmp_path / "made").exists()
+    with pytest.raises(CheckpointError, match=r"cannot read the model|expected a SchNetPack model"):
+        load_pretrained(tmp_path / name, trust_pickle=True)
+    assert (tmp_path / "made").exists()
+
+
+def test_autotune_trusts_the_pickles_below_search(stock: Path, tmp_path: Path) -> None:
+    source = str(stock / "best_model")
+    assert Autotune(checkpoint=source, search=str(stock.parent)).load().state
+    assert Autotune(checkpoint=source, search=str(tmp_path), trust_pickle=True).load().state
+    with pytest.raises(CheckpointError, match="trust_pickle=true"):
+        Autotune(checkpoint=source, search=str(tmp_path)).load()
+
+
+def test_our_pickle_brings_its_card(tmp_path: Path) -> None:
+    pretrained = model()
+    pretrained.metadata = {"elements": [1, 8], "architecture": {"from": "training"}}
+    torch.save(pretrained, tmp_path / "best_model")
+    read = load_pretrained(tmp_path / "best_model", trust_pickle=True)
+    assert read.card["elements"] == [1, 8]
+    assert read.card["architecture"]["from"] == "training"
+
+
+def test_a_pickle_that_is_no_model(tmp_path: Path) -> None:
+    torch.save({"x": 1}, tmp_path / "best_model")
+    with pytest.raises(CheckpointError, match="expected a SchNetPack model"):
+        load_pretrained(tmp_path / "best_model", trust_pickle=True)
+    (tmp_path / "best_model").write_text("no pickle")
+    with pytest.raises(CheckpointError, match="cannot read the model"):
+        load_pretrained(tmp_path / "best_model", trust_pickle=True)
 
 
 @pytest.mark.parametrize(
@@ -79,49 +254,10 @@ def test_another_architecture_is_refused(
     assert all(torch.equal(p, q) for p, q in zip(before, target.parameters(), strict=True))
 
 
-def test_another_basis_of_the_same_size_is_refused(portable: Path) -> None:
-    target = model()
-    target.representation.radial_basis.widths *= 1.5
-    with pytest.raises(CheckpointError, match=r"radial_basis.widths +its own values +others"):
-        fill(target, load_pretrained(portable).state)
-
-
-def test_missing_left_over_and_misshapen_parameters_are_listed(portable: Path) -> None:
-    state = dict(load_pretrained(portable).state)
-    state["extra"] = state.pop("representation.embedding.weight")
-    state["output_modules.0.outnet.0.weight"] = torch.zeros(1, 1)
-    target = model()
-    before = model()
-    before.load_state_dict(target.state_dict())
-    with pytest.raises(CheckpointError) as error:
-        fill(target, state)
-    table = " ".join(str(error.value).split())
-    assert "representation.embedding.weight (100, 8) missing" in table
-    assert "extra not part of this model (100, 8)" in table
-    assert "output_modules.0.outnet.0.weight (4, 8) (1, 1)" in table
-    assert same(before, target)
-
-
-def test_stock_painn_exchanges_weights() -> None:
-    ours = model()
-    r = ours.representation
-    stock = PaiNN(8, 2, r.radial_basis, r.cutoff_fn)
-    other = nn.Module()
-    other.representation = stock
-    compare_architecture(describe(other), describe(ours))
-    stock_state = {f"representation.{k}": v for k, v in stock.state_dict().items()}
-    heads = {k: v for k, v in network_state(ours).items() if k.startswith("output_modules")}
-    fill(ours, {**stock_state, **heads})
-    assert torch.equal(ours.representation.embedding.weight, stock.embedding.weight)
-
-
-def test_shared_interactions_survive_the_portable_format(tmp_path: Path) -> None:
-    config = potential_config()
-    config["representation"]["shared_interactions"] = True
-    first, second = instantiate(config), instantiate(config)
-    save_portable(tmp_path / "m.safetensors", network_state(first), {"architecture": {}})
-    fill(second, load_pretrained(tmp_path / "m.safetensors").state)
-    assert same(first, second)
+def test_another_cutoff_is_accepted_by_its_key(portable: Path) -> None:
+    Autotune(checkpoint=str(portable), accept=["cutoff_ang"]).check(lambda: model(cutoff=5.0))
+    with pytest.raises(TransferError, match="accept: expected some of"):
+        Autotune(checkpoint=str(portable), accept=["cutoff"]).check(model)
 
 
 def test_missing_file(tmp_path: Path) -> None:
@@ -131,11 +267,37 @@ def test_missing_file(tmp_path: Path) -> None:
         load_pretrained(tmp_path)
 
 
+@pytest.mark.skipif(os.getuid() == 0, reason="root reads everything")
+def test_unreadable_file(portable: Path) -> None:
+    portable.chmod(0)
+    with pytest.raises(CheckpointError, match="permission denied"):
+        load_pretrained(portable)
+
+
 @pytest.mark.parametrize("name", ["a.ckpt", "a.safetensors"])
-def test_damaged_file(tmp_path: Path, portable: Path, name: str) -> None:
-    (tmp_path / name).write_bytes(portable.read_bytes()[:200])
-    with pytest.raises(CheckpointError, match=r"damaged|pickled objects"):
+@pytest.mark.parametrize("kept", [0, 200, -200])
+def test_damaged_file(tmp_path: Path, portable: Path, name: str, kept: int) -> None:
+    whole = portable
+    if name == "a.ckpt":
+        whole = tmp_path / "whole"
+        torch.save({"state_dict": {}, CARD_KEY: {"card": {}}}, whole)
+    (tmp_path / name).write_bytes(whole.read_bytes()[:kept])
+    with pytest.raises(CheckpointError, match="damaged or not a checkpoint"):
         load_pretrained(tmp_path / name)
+
+
+def test_damaged_run_files(portable: Path) -> None:
+    (portable.parent / "config.yaml").write_text("model: {")
+    with pytest.raises(CheckpointError, match="damaged"):
+        load_pretrained(portable)
+
+
+def test_weights_that_are_not_finite(portable: Path) -> None:
+    state = dict(load_pretrained(portable).state)
+    state["representation.filter_net.bias"][3] = torch.nan
+    save_portable(portable, state, load_pretrained(portable).card)
+    with pytest.raises(CheckpointError, match=r"holds NaN .* in representation.filter_net.bias"):
+        load_pretrained(portable)
 
 
 def test_weights_without_a_card(tmp_path: Path) -> None:
@@ -144,37 +306,7 @@ def test_weights_without_a_card(tmp_path: Path) -> None:
         load_pretrained(tmp_path / "m.safetensors")
 
 
-def test_a_newer_format_is_refused(tmp_path: Path) -> None:
-    save_portable(tmp_path / "m.safetensors", {"x": torch.zeros(2)}, {"format": 99})
-    with pytest.raises(CheckpointError, match="checkpoint format 99"):
-        load_pretrained(tmp_path / "m.safetensors")
-
-
-def test_a_pickle_needs_trust(tmp_path: Path) -> None:
-    pretrained = model()
-    torch.save(pretrained, tmp_path / "best_model")
-    with pytest.raises(CheckpointError, match="trust_pickle=true"):
-        load_pretrained(tmp_path / "best_model")
-    read = load_pretrained(tmp_path / "best_model", trust_pickle=True)
-    target = model()
-    fill(target, read.state)
-    assert same(pretrained, target)
-    assert read.card["architecture"] == describe(pretrained)
-
-
-def test_a_pickle_that_is_no_model(tmp_path: Path) -> None:
-    torch.save({"x": 1}, tmp_path / "best_model")
-    with pytest.raises(CheckpointError, match="expected a SchNetPack model"):
-        load_pretrained(tmp_path / "best_model", trust_pickle=True)
-    (tmp_path / "best_model").write_text("no pickle")
-    with pytest.raises(CheckpointError, match="cannot read the model"):
-        load_pretrained(tmp_path / "best_model", trust_pickle=True)
-
-
-def test_a_checkpoint_of_schnetpacks_own_task_is_explained(tmp_path: Path) -> None:
-    torch.save({"hyper_parameters": {"model": model()}}, tmp_path / "old.ckpt")
-    with pytest.raises(CheckpointError, match="pickled objects"):
-        load_pretrained(tmp_path / "old.ckpt")
+def test_a_checkpoint_of_another_task(tmp_path: Path) -> None:
     torch.save({"state_dict": {}}, tmp_path / "other.ckpt")
     with pytest.raises(CheckpointError, match="not written by a T-PaiNN task"):
         load_pretrained(tmp_path / "other.ckpt")
@@ -186,17 +318,23 @@ def test_an_unfinished_run_gives_its_best_checkpoint(
     folder = tmp_path / "checkpoints"
     folder.mkdir()
     best, last = model(), model()
+    best.postprocessors[0].set_offsets(torch.arange(100.0))
     for time, (name, m) in enumerate([("epoch=03", best), ("last", last)]):
         state = {f"model.{k}": v for k, v in m.state_dict().items()}
-        card = {"architecture": describe(m)}
-        torch.save({"state_dict": state, "tpainn": {"card": card}}, folder / f"{name}.ckpt")
+        card = {"architecture": describe(m), "model_config": potential_config()}
+        content = {"state_dict": state, CARD_KEY: {"format": 2, "card": card}}
+        torch.save(content, folder / f"{name}.ckpt")
         os.utime(folder / f"{name}.ckpt", (time, time))
+    torch.save(last, tmp_path / "best_model")  # needs trust, so it is not what is taken
     read = load_pretrained(tmp_path)
     assert torch.equal(
         read.state["representation.embedding.weight"], best.representation.embedding.weight
     )
     assert not any(name.startswith("postprocessors") for name in read.state)
-    assert "is not finished" in caplog.text
+    assert torch.equal(read.offsets["energy"], offsets_of(best)["energy"])
+    assert f"has no {PORTABLE_NAME}; its weights are read from {folder / 'epoch=03.ckpt'}" in (
+        caplog.text
+    )
 
 
 def test_units_of_the_pretraining_must_be_those_of_the_data() -> None:
@@ -210,3 +348,8 @@ def test_units_of_the_pretraining_must_be_those_of_the_data() -> None:
 def test_head_mode_is_checked() -> None:
     with pytest.raises(TransferError, match="rescale, keep or reset"):
         Autotune(head="drop")
+
+
+def test_the_mode_for_new_elements_is_checked() -> None:
+    with pytest.raises(TransferError, match="refuse, init or nearest"):
+        Autotune(new_elements="guess")
