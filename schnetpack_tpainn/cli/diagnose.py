@@ -6,7 +6,7 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ from schnetpack_tpainn.files import write_json
 from schnetpack_tpainn.transfer.verdict import VERDICTS
 
 __all__ = ["main"]
+
+LOGGER = "schnetpack_tpainn.transfer.diagnose"
 
 EPILOG = """\
 examples:
@@ -56,15 +58,19 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _config(overrides: Sequence[str]) -> DictConfig:
-    """The configuration that `spktrain` would have."""
+@contextlib.contextmanager
+def _composed(overrides: Sequence[str]) -> Iterator[DictConfig]:
+    """The configuration that `spktrain` would have; paths in it are meant from here."""
     import schnetpack.cli  # noqa: F401 - registers its resolvers
 
     os.environ.setdefault("PWD", str(Path.cwd()))  # SchNetPack looks for configs there
     with initialize_config_module("schnetpack.configs", version_base="1.2"):
         config = compose("train", list(overrides), return_hydra_config=True)
     HydraConfig.instance().set_config(config)
-    return config
+    try:
+        yield config
+    finally:
+        HydraConfig.instance().cfg = None
 
 
 def _apply(config: DictConfig) -> tuple[Any, list[int]]:
@@ -112,15 +118,16 @@ def _diagnose(arguments: argparse.Namespace, console: Console) -> int:
         raise TransferError(f"expected --steps of 1 or more, got {arguments.steps}")
     if arguments.output is not None and not arguments.output.absolute().parent.is_dir():
         raise DataError(f"{arguments.output.parent} does not exist: make the folder first")
-    config = _config(overrides)
-    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):  # for the split file
-        record, labels = _apply(config)
+    with _composed(overrides) as config:
+        # here the data module would leave its split file
+        with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+            record, labels = _apply(config)
+        search = to_absolute_path(config.transfer.search)
     _show(console, record.diagnosis)
     hurts, trial = record.diagnosis["verdict"] == VERDICTS[-1], None
     if arguments.trial:
         from schnetpack_tpainn.study.trial import HURTS, describe, run_trial
 
-        search = to_absolute_path(config.transfer.search)
         pinned = f"transfer.checkpoint={record.checkpoint}", f"transfer.search={search}"
         with tempfile.TemporaryDirectory() as folder:
             directory = arguments.directory or Path(folder)
@@ -139,10 +146,10 @@ def _diagnose(arguments: argparse.Namespace, console: Console) -> int:
     return int(hurts)
 
 
-def _message(error: Exception) -> str:
-    """What went wrong, on one line."""
-    cause = error.__cause__ if isinstance(error, InstantiationException) else None
-    return " ".join(str(cause if isinstance(cause, TPaiNNError) else error).split())
+def _refused(error: BaseException) -> int:
+    """Say on one line what was wrong; the exit status."""
+    print("tpainn-diagnose:", *str(error).split(), file=sys.stderr)
+    return 2
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -155,16 +162,17 @@ def main(words: Sequence[str] | None = None) -> int:
         0 when the teacher is useful or doubtful, 1 when it is likely to hurt, 2 on an error of use.
     """
     arguments = _parser().parse_intermixed_args(words)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("schnetpack_tpainn.transfer.diagnose").setLevel(
-        logging.ERROR
-    )  # printed in full below
+    handler = logging.StreamHandler()
+    handler.addFilter(lambda record: record.name != LOGGER)  # all that it says is printed anyway
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
     try:
         return _diagnose(arguments, Console())
-    except (TPaiNNError, HydraException, OmegaConfBaseException) as error:
-        if isinstance(error, InstantiationException) and not isinstance(
-            error.__cause__, TPaiNNError
-        ):
+    except InstantiationException as error:
+        cause: BaseException | None = error
+        while isinstance(cause, InstantiationException):
+            cause = cause.__cause__
+        if not isinstance(cause, TPaiNNError):
             raise
-        print(f"tpainn-diagnose: {_message(error)}", file=sys.stderr)
-        return 2
+        return _refused(cause)
+    except (TPaiNNError, HydraException, OmegaConfBaseException) as error:
+        return _refused(error)
