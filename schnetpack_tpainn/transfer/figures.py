@@ -9,6 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 
+from schnetpack_tpainn.transfer.outcome import TARGETS
+
 __all__ = ["COLOURS", "LABELS", "changes", "curves", "draw_run", "parity", "save"]
 
 # Okabe and Ito's palette, which colour-blind readers tell apart
@@ -26,7 +28,6 @@ LABELS = {
     "pretrain": "pretrained",
     "zero-shot": "before any step",
 }
-LEVELS = {"energy": "energy_mae_mev", "forces": "forces_mae_mev_per_ang"}
 DPI = 150
 
 
@@ -166,7 +167,7 @@ def draw_run(
     """
     figures = {}
     start = report["zero_shot"].get("validation")
-    level = start and {k: start[key] for k, key in LEVELS.items()}
+    level = start and {k: start[key] for k, (key, _) in TARGETS.items()}
     seeds = {name: [h] for name, h in histories.items() if len(h["step"])}
     if seeds:
         figures["learning.png"] = curves(seeds, level)

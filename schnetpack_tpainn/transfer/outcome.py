@@ -19,6 +19,7 @@ from schnetpack_tpainn.transfer.parameters import block_of, names_of
 
 __all__ = [
     "ADVICE",
+    "TARGETS",
     "count_parameters",
     "described_offsets",
     "errors_by_element",
@@ -30,7 +31,7 @@ __all__ = [
     "write_predictions",
 ]
 
-KINDS = {"forces": ("forces_mae_mev_per_ang", "meV/Å"), "energy": ("energy_mae_mev", "meV")}
+TARGETS = {"forces": ("forces_mae_mev_per_ang", "meV/Å"), "energy": ("energy_mae_mev", "meV")}
 ADVICE = (
     "What to do: lower the learning rate (globals.lr), hold the weights (transfer/anchor=l2sp) or "
     "freeze blocks (transfer=frozen_embedding), keep the weights that validate best "
@@ -227,7 +228,7 @@ def find_warnings(
         One sentence each; none where all went well.
     """
     found = []
-    for what, (key, unit) in KINDS.items():
+    for what, (key, unit) in TARGETS.items():
         if zero_shot is not None and not kept[key] <= zero_shot[key]:  # true for NaN
             found.append(
                 f"Tuning made the {what} worse: validation MAE {kept[key]:.1f} {unit} with the "

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from schnetpack_tpainn.errors import TransferError
-from schnetpack_tpainn.transfer.outcome import KINDS
+from schnetpack_tpainn.transfer.outcome import TARGETS
 from schnetpack_tpainn.transfer.runs import read_scratch_run
 
 __all__ = ["against_scratch", "check_same_test_frames"]
@@ -75,6 +75,6 @@ def against_scratch(scratch: Path, datamodule: Any, test: Mapping[str, float]) -
         "by_element": report.get("by_element", {}),
         "ratio": {
             key: report["test"][key] / test[key] if test[key] else math.inf
-            for key, _ in KINDS.values()
+            for key, _ in TARGETS.values()
         },
     }

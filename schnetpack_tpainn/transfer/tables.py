@@ -18,7 +18,7 @@ class Table:
 
     Attributes:
         title: heading.
-        columns: heading of each column.
+        columns: heading of each column; none for a section of text, in Markdown alone.
         rows: cells, the first of each row to the left, the others to the right.
         note: paragraph below it.
     """
@@ -44,7 +44,8 @@ class Table:
         """The table as Markdown, below its heading."""
         lines = [self.columns, ["---", *["---:"] * (len(self.columns) - 1)], *self.rows]
         cells = ("| " + " | ".join(c.replace("|", r"\|") for c in row) + " |" for row in lines)
-        return "\n\n".join(filter(None, [f"## {self.title}", "\n".join(cells), self.note]))
+        table = "\n".join(cells) if self.columns else ""
+        return "\n\n".join(filter(None, [f"## {self.title}", table, self.note]))
 
 
 def markdown(
@@ -84,4 +85,5 @@ def show(tables: Sequence[Table], text: str = "", alarm: bool = False) -> None:
         style, title = ("bold red", "WARNING") if alarm else ("green", None)
         console.print(Panel(escape(text), style=style, title=title))
     for table in tables:
-        console.print(table.rich())
+        if table.columns:
+            console.print(table.rich())

@@ -92,6 +92,12 @@ def test_the_report_says_what_happened(place: Path, tuned: Path) -> None:
         assert 0 < errors["energy_mae_mev_per_atom"] < errors["energy_mae_mev"]
         assert 0 < errors["forces_mae_mev_per_ang"] < errors["forces_rmse_mev_per_ang"]
     assert report["test"]["forces_mae_mev_per_ang"] < aligned["forces_mae_mev_per_ang"]
+    assert report["transfer"]["zero_shot"] == report["zero_shot"]
+    assert [report[part]["n_frames"] for part in ("train", "validation")] == [10, 8]
+    text = (tuned / "report.md").read_text()
+    assert text.startswith("# Transfer `full`: tuned\n\n")
+    assert "| labels from | RDKitForceField, MMFF94 | RDKitForceField, UFF |  |" in text
+    assert all((tuned / name).is_file() for name in report["figures"])
 
 
 def test_the_predictions_are_the_models(tuned: Path, place: Path) -> None:
@@ -157,32 +163,32 @@ def test_every_form_of_a_pretrained_model_is_read(tuned: Path, form: str) -> Non
         assert all(torch.equal(t, best[k]) for k, t in read.state.items())
 
 
-def test_scratch_takes_the_same_labels_and_nothing_else(
-    place: Path, tuned: Path, spktrain: Spktrain
-) -> None:
-    spktrain(
-        place,
-        *AUTOTUNE,
-        f"data.datapath={place}/labels.db",
-        "transfer=scratch",
-        "trainer.max_steps=10",
-        "run.id=scratch",
-    )
-    report = json.loads((place / "runs" / "scratch" / "report.json").read_text())
+@pytest.fixture(scope="session")
+def scratch(place: Path, spktrain: Spktrain) -> Path:
+    """A finished run without the transfer."""
+    data = f"data.datapath={place}/labels.db"
+    spktrain(place, *AUTOTUNE, data, "transfer=scratch", "trainer.max_steps=10", "run.id=scratch")
+    return place / "runs" / "scratch"
+
+
+def test_scratch_takes_the_same_labels_and_nothing_else(tuned: Path, scratch: Path) -> None:
+    report = json.loads((scratch / "report.json").read_text())
     assert (report["strategy"], report["checkpoint"]) == ("scratch", None)
     assert report["parameters"]["copied"] == 0
     assert report["parameters"]["reinitialised"] == report["parameters"]["total"]
-    a, b = np.load(tuned / "split.npz"), np.load(place / "runs" / "scratch" / "split.npz")
+    a, b = np.load(tuned / "split.npz"), np.load(scratch / "split.npz")
     assert all(np.array_equal(a[k], b[k]) for k in ("train_idx", "val_idx", "test_idx"))
 
 
-def test_a_killed_run_goes_on_and_is_not_transferred_twice(place: Path) -> None:
+def test_a_killed_run_goes_on_and_is_not_transferred_twice(place: Path, scratch: Path) -> None:
     directory = place / "runs" / "killed"
     command = [
         *(sys.executable, "-c", "from schnetpack.cli import train; train()"),
         *(*AUTOTUNE, f"data.datapath={place}/labels.db", "run.id=killed", "print_config=false"),
-        # a relative path, which is meant from here, not from the run directory
-        *("trainer.max_steps=400", "trainer.val_check_interval=20", "transfer.checkpoint=runs/pre"),
+        *("trainer.max_steps=400", "trainer.val_check_interval=20"),
+        "transfer.final_bias_refit=false",  # which would change the offsets
+        # relative paths, which are meant from here, not from the run directory
+        *("transfer.checkpoint=runs/pre", "callbacks.report.scratch=runs/scratch"),
     ]
     env = {**os.environ, "PWD": str(place)}
     process = subprocess.Popen(
@@ -197,6 +203,8 @@ def test_a_killed_run_goes_on_and_is_not_transferred_twice(place: Path) -> None:
     before = torch.load(last, weights_only=True)
     assert 0 < before["global_step"] < 400
     assert not (directory / "report.json").exists()
+    tables = (directory / "transfer.json").read_bytes()
+    assert "Training has not finished" in (directory / "report.md").read_text()
     done = subprocess.run(command, cwd=place, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert "Resuming from checkpoint" in done.stdout
@@ -206,6 +214,10 @@ def test_a_killed_run_goes_on_and_is_not_transferred_twice(place: Path) -> None:
     assert report["wall_time_s"]["training"] > before["callbacks"]["RunReport"]["train_seconds"]
     assert report["parameters"]["copied"] == report["parameters"]["total"]
     assert report["scale"] == before["tpainn"]["record"]["alignment"]["scale"]
+    assert (directory / "transfer.json").read_bytes() == tables
+    compared = report["transfer"]["scratch"]
+    assert compared["test"] == json.loads((scratch / "report.json").read_text())["test"]
+    assert "Training has not finished" not in (directory / "report.md").read_text()
     best = torch.load(directory / "best_model", weights_only=False)
     offsets = before["state_dict"]["model.postprocessors.0.split"]
     assert torch.equal(best.postprocessors[0].split, offsets)
@@ -233,6 +245,7 @@ def test_bad_input_is_refused_before_a_run_directory_is_made(
     bad(spktrain, place, "finished run", data, "run.id=tuned")
     bad(spktrain, place, "rescale, keep or reset, got 'drop'", data, "transfer.head=drop")
     bad(spktrain, place, "multiple of", data, "trainer.max_steps=31")
+    bad(spktrain, place, "of a finished run", data, "callbacks.report.scratch=runs/nowhere")
     assert sorted((place / "runs").iterdir()) == before
     assert (tuned / "report.json").stat().st_mtime_ns == mtime
 
