@@ -186,6 +186,11 @@ def build_model(pretrained: Pretrained) -> Any:
 
 def _check_targets(node: Any, source: Path) -> None:
     """Refuse a configuration that names more than modules and activation functions."""
+    if isinstance(node, str) and "${" in node:  # OmegaConf's resolvers can make nodes of text
+        raise CheckpointError(
+            f"{source} has the interpolation {node} in its model_config, expected plain values; "
+            "export its run directory again with tpainn-export"
+        )
     if isinstance(node, Mapping):
         target = node.get("_target_")
         if target is not None and not _is_harmless(str(target)):

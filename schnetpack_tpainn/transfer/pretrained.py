@@ -124,7 +124,9 @@ def _read(path: Path, trust_pickle: bool, own: Path | None) -> Pretrained:
     if path.suffix == ".ckpt" and not _is_pickle(path):
         return _read_checkpoint(path)
     portable = path.with_name(PORTABLE_NAME)
-    if portable.is_file():  # a finished T-PaiNN run keeps the same weights in both
+    if (
+        portable.is_file() and path.suffix != ".ckpt"
+    ):  # a finished T-PaiNN run keeps the same weights in both
         return read_portable(portable)
     _check_trust(path, trust_pickle, own)
     return _read_pickle(path)

@@ -165,6 +165,17 @@ def test_a_card_cannot_run_code(tmp_path: Path, model: Any, target: str) -> None
     assert not (tmp_path / "made").exists()
 
 
+def test_a_card_cannot_hide_code_in_text(tmp_path: Path, model: Any) -> None:
+    made = tmp_path / "made"
+    config = model_config("tpainn")
+    node = f"{{_target_: os.mkdir, path: {made}}}"
+    config["representation"]["activation"] = f"${{oc.create:'{node}'}}"
+    read = load_pretrained(portable(tmp_path, model, model_config=config))
+    with pytest.raises(CheckpointError, match=r"interpolation .* expected plain values"):
+        build_model(read)
+    assert not made.exists()
+
+
 def changed(what: str) -> tuple[Any, Any, Any]:
     """Configuration, weights and offsets that do not belong together."""
     model, config = build("tpainn"), model_config("tpainn")

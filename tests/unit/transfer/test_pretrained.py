@@ -172,6 +172,15 @@ def test_a_pickle_needs_trust(stock: Path, tmp_path: Path) -> None:
         assert load_pretrained(source, trust_pickle=True).state
 
 
+def test_no_pickle_is_opened_where_its_weights_lie_beside_it(portable: Path) -> None:
+    (portable.parent / "best_model").write_text("never read")
+    (portable.parent / "m.ckpt").write_text("damaged")
+    assert load_pretrained(portable.parent / "best_model").source == portable
+    assert load_pretrained(portable.parent).source == portable
+    with pytest.raises(CheckpointError, match="damaged"):
+        load_pretrained(portable.parent / "m.ckpt")
+
+
 def test_a_link_out_of_ones_own_runs_is_not_trusted(stock: Path, tmp_path: Path) -> None:
     (tmp_path / "best_model").symlink_to(stock / "best_model")
     with pytest.raises(CheckpointError, match="outside your folder of runs"):
