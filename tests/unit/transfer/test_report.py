@@ -295,6 +295,8 @@ def test_a_resumed_run_keeps_the_tables_from_before_the_first_step(
         if key != "alignment":  # which takes the refit after training
             assert report["transfer"][key] == value, key
     assert rows(folder, "Zero-shot: before any step")
+    assert "- teacher: likely to hurt" in (folder / "report.md").read_text()
+    assert rows(folder, "Teacher's forces by element").keys() >= {"H", "C", "O"}
     assert report["figures"] == ["learning.png", "parity.png", "changes.png"]
 
 
