@@ -26,6 +26,7 @@ from schnetpack_tpainn.transfer.verdict import VERDICTS
 
 __all__ = ["main"]
 
+MEND = "Even so, mend what the diagnosis found: it would make a better teacher yet."
 LOGGER = "schnetpack_tpainn.transfer.diagnose"
 
 EPILOG = """\
@@ -39,7 +40,7 @@ The pretrained network stands for its force field, which is not evaluated itself
 half of the training labels, from the pretrained model and from scratch, and judges by the other
 half.
 
-exit status: 0 useful or doubtful; 1 likely to hurt (with --trial: as the trial says); 2 bad input.
+exit status: 0 useful or doubtful; 1 likely to hurt, or a trial in which it hurt; 2 bad input.
 """
 
 
@@ -133,7 +134,9 @@ def _diagnose(arguments: argparse.Namespace, console: Console) -> int:
             directory = arguments.directory or Path(folder)
             trial = run_trial(overrides, pinned, labels, directory, arguments.steps)
         console.print(describe(trial), soft_wrap=True, highlight=False)
-        hurts = trial["verdict"] == HURTS
+        if hurts and trial["verdict"] != HURTS:
+            console.print(MEND, soft_wrap=True, highlight=False)
+        hurts = hurts or trial["verdict"] == HURTS
     if arguments.output is not None:
         content = {
             "schema": 1,

@@ -59,21 +59,8 @@ def run_trial(
     }
     _claim(directory, json.loads(json.dumps(settings)))
     np.savez(directory / "split.npz", train_idx=tuned, val_idx=judged, test_idx=judged)
-    common = (
-        f"data.split_file={directory / 'split.npz'}",
-        f"data.num_train={len(tuned)}",
-        f"data.num_val={len(judged)}",
-        f"data.num_test={len(judged)}",
-        f"trainer.max_steps={steps}",
-        f"trainer.val_check_interval={steps}",
-        "print_config=false",
-    )
-    plain = [o for o in overrides if not o.lstrip("+~").startswith("transfer")]
-    jobs = {
-        "transfer": (*overrides, *transfer, *common),
-        "scratch": (*plain, *common, "transfer=scratch", f"globals.lr={SCRATCH_LR}"),
-    }
-    run_jobs([Job(directory / name, words, steps) for name, words in jobs.items()])
+    jobs = _jobs(overrides, transfer, directory, steps, len(tuned), len(judged))
+    run_jobs(list(jobs.values()))
     errors = {name: read_run(directory / name)["test"] for name in jobs}
     ratio = {key: errors["scratch"][key] / errors["transfer"][key] for key in COLUMNS}
     return {
@@ -84,6 +71,32 @@ def run_trial(
         "n_train": len(tuned),
         "n_judged": len(judged),
     }
+
+
+def _jobs(
+    overrides: Sequence[str],
+    transfer: Sequence[str],
+    directory: Path,
+    steps: int,
+    n_tuned: int,
+    n_judged: int,
+) -> dict[str, Job]:
+    """The two runs, with the split of the trial."""
+    common = (
+        f"data.split_file={directory / 'split.npz'}",
+        f"data.num_train={n_tuned}",
+        f"data.num_val={n_judged}",
+        f"data.num_test={n_judged}",
+        f"trainer.max_steps={steps}",
+        f"trainer.val_check_interval={steps}",
+        "print_config=false",
+    )
+    plain = [o for o in overrides if not o.lstrip("+~").startswith("transfer")]
+    words = {
+        "transfer": (*overrides, *transfer, *common),
+        "scratch": (*plain, *common, "transfer=scratch", f"globals.lr={SCRATCH_LR}"),
+    }
+    return {name: Job(directory / name, w, steps) for name, w in words.items()}
 
 
 def _claim(directory: Path, settings: Mapping[str, Any]) -> None:
