@@ -1,5 +1,6 @@
 """Every config composes; every part of the experiments can be built."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from hydra_plugins.schnetpack_tpainn.searchpath import config_dir
+from schnetpack_tpainn.transfer.gradual import Gradual
+from schnetpack_tpainn.transfer.parameters import names_of
 from schnetpack_tpainn.transfer.task import TransferTask
 
 CONFIGS = config_dir()
@@ -96,6 +99,39 @@ def test_the_experiments_can_be_built(experiment: str, irreps: str | None) -> No
     }
     again = TransferTask(**task.hparams)
     assert again.model.state_dict().keys() == model.state_dict().keys()
+
+
+TUNED = {  # command line -> what is tuned of parameters with these names
+    "transfer=full": r"",
+    "transfer=head_only": r"^output_modules",
+    "transfer=frozen_embedding": r"^(?!representation\.embedding)",
+    "transfer=frozen_filters": r"^(?!representation\.filter_net)",
+    "transfer=gradual": r"",
+    "transfer=lora transfer.lora.rank=2": r"lora_(up|down)$",
+    "transfer=full transfer/gradual=plateau transfer.gradual.patience=5": r"",
+    "transfer=head_only transfer/lora=adapters": r"^output_modules.*lora_(up|down)$",
+    "transfer=lora transfer/gradual=step transfer.layer_decay=0.5 "
+    r"transfer.freeze=['representation\.mixing'] transfer.learning_rates={filter_net:0.1} "
+    "transfer.lora.tune=[embedding]": r"^(?!.*mixing).*(lora_(up|down)$|embedding)",
+    "transfer=scratch": r"",
+}
+
+
+@pytest.mark.parametrize("line", TUNED)
+def test_every_strategy_tunes_what_it_says(line: str) -> None:
+    small = ["model.representation.n_atom_basis=8", "run.path=.", *line.split()]
+    config = composed("experiment=tpainn_autotune", *small)
+    model, strategy = instantiate(config.model), instantiate(config.transfer)
+    strategy.prepare(model)
+    names = names_of(model)
+    tuned = {p: n[0] for p, n in names.items() if p.requires_grad}
+    assert tuned == {p: n[0] for p, n in names.items() if re.search(TUNED[line], n[0])} != {}
+    assert strategy.tuning.factors(model).keys() == tuned.keys()
+    assert any(isinstance(part, Gradual) for part in strategy.parts) == ("gradual" in line)
+    if "layer_decay" in line:
+        rates = {tuned[p]: factor for p, factor in strategy.tuning.factors(model).items()}
+        assert rates["representation.filter_net.weight.lora_up"] == 0.1 * 0.5**4
+        assert rates["output_modules.0.outnet.0.weight.lora_up"] == 1.0
 
 
 def test_names_in_schnetpacks_groups_begin_with_ours() -> None:
