@@ -50,7 +50,7 @@ class Gradual(Part):
         if patience < 1:
             raise TransferError(f"expected transfer.gradual.patience of 1 or more, got {patience}")
         self.by, self.until, self.patience = by, until, patience
-        self.n_levels = 1
+        self.levels: list[list[str]] = []  # names of parameters, from the head down
         self.active = 1  # levels that are tuned
         self.best, self.waited = math.inf, 0
 
@@ -68,13 +68,23 @@ class Gradual(Part):
         active, self.best, waited = state.tolist()
         self.active, self.waited = int(active), int(waited)
 
+    @property
+    def n_levels(self) -> int:
+        """Number of levels that are to be tuned."""
+        return len(self.levels)
+
     def prepare(self, model: nn.Module) -> None:
-        """Count the blocks that are to be tuned.
+        """Sort what is to be tuned into levels.
 
         Args:
             model: the model, frozen where it shall be.
         """
-        self.n_levels = len(self._levels(model))
+        depth = depths(model)
+        levels: dict[int, list[str]] = {}
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                levels.setdefault(depth[parameter][1], []).append(name)
+        self.levels = [names for _, names in sorted(levels.items())]
 
     def start(self, task: AtomisticTask, record: TransferRecord) -> None:
         """Say what will happen.
@@ -91,20 +101,13 @@ class Gradual(Part):
                 "transfer.gradual.by=step needs trainer.max_steps, got none; set it, or take "
                 "transfer.gradual.by=plateau"
             )
+        found = depths(task.model)
+        block = {name: found[p][0] for name, p in task.model.named_parameters()}
         record.parts["gradual"] = {
             "by": self.by,
-            "levels": [sorted(names) for names in self._levels(task.model).values()],
+            "levels": [sorted({block[name] for name in names}) for names in self.levels],
             **({"until": self.until} if self.by == "step" else {"patience": self.patience}),
         }
-
-    @staticmethod
-    def _levels(model: nn.Module) -> dict[int, set[str]]:
-        """Depth -> names of the blocks with parameters to tune, from the head down."""
-        levels: dict[int, set[str]] = {}
-        for parameter, (block, depth) in depths(model).items():
-            if parameter.requires_grad:
-                levels.setdefault(depth, set()).add(block)
-        return dict(sorted(levels.items()))
 
     def waiting(self, model: nn.Module) -> list[nn.Parameter]:
         """Parameters whose turn has not come.
@@ -115,8 +118,8 @@ class Gradual(Part):
         Returns:
             The parameters.
         """
-        later = list(self._levels(model))[self.active :]
-        return [p for p, (_, d) in depths(model).items() if d in later and p.requires_grad]
+        later = {name for names in self.levels[self.active :] for name in names}
+        return [p for name, p in model.named_parameters() if name in later]
 
     def before_step(self, task: AtomisticTask) -> None:
         """Take the gradients of waiting blocks away.
