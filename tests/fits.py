@@ -60,11 +60,11 @@ def build(kind: str, seed: int = 0, **changes: Any) -> Any:
     return model
 
 
-def save_pretrained(folder: Path, kind: str) -> Path:
+def save_pretrained(folder: Path, kind: str, elements: tuple[int, ...] = (1, 6, 8)) -> Path:
     """A potential's weights in the portable form, as a pretraining run leaves them."""
     path = folder / f"{kind}.safetensors"
     model = build(kind)
-    card = {"architecture": describe(model), "elements": [1, 6, 8], "units": UNITS}
+    card = {"architecture": describe(model), "elements": list(elements), "units": UNITS}
     save_portable(path, network_state(model), card)
     return path
 

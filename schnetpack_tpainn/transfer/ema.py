@@ -5,6 +5,8 @@ from typing import Any
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch_ema import ExponentialMovingAverage as Average
 
+from schnetpack_tpainn.errors import TransferError
+
 __all__ = ["WeightAverage"]
 
 
@@ -24,10 +26,17 @@ class WeightAverage(Callback):
             decay: 0.995
 
     Args:
-        decay: weight of the past in the average, 0 to 1, reached over the first steps.
+        decay: weight of the past in the average, from 0 to below 1, reached over the first steps.
+
+    Raises:
+        TransferError: the weight is out of range.
     """
 
     def __init__(self, decay: float = 0.995) -> None:
+        if not 0 <= decay < 1:
+            raise TransferError(
+                f"expected callbacks.ema.decay from 0 to below 1, got {decay}; 0.995 is usual"
+            )
         self.decay = decay
         self._average: Average | None = None
         self._averaged = False  # the model holds the averaged weights

@@ -7,6 +7,8 @@ from typing import Any
 from schnetpack import AtomisticTask
 from torch import nn
 
+from schnetpack_tpainn.errors import TransferError
+
 __all__ = ["GroupedTask"]
 
 
@@ -53,7 +55,14 @@ class GroupedTask(AtomisticTask):
 
         Returns:
             Lightning's optimiser configuration.
+
+        Raises:
+            TransferError: the scheduler's interval is none of its choices.
         """
+        if self.scheduler_interval not in ("step", "epoch"):
+            raise TransferError(
+                f"expected task.scheduler_interval step or epoch, got {self.scheduler_interval!r}"
+            )
         members: dict[float, list[nn.Parameter]] = {}
         for parameter, factor in self.factors().items():
             members.setdefault(factor, []).append(parameter)

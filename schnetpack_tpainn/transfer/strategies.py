@@ -252,6 +252,9 @@ class Autotune(Strategy):
         state, record.new_elements = admit_elements(
             pretrained, plan, context.datamodule.elements(), context.model, self.new_elements
         )
+        if self.new_elements == "init" and record.new_elements:
+            embeddings = [name for name in plan.copied if "embedding" in name]
+            self.tuning.refuse_random(context.model, embeddings)
         copy_parameters(plan, state, context.model)
         record.renamed, record.reinitialised = plan.renamed, plan.reinitialised
         record.blocks = count_blocks(context.model, plan)

@@ -88,8 +88,8 @@ class Tuning:
         if stuck:
             raise TransferError(
                 f"{', '.join(stuck)}: expected random parameters to be tuned, got frozen ones; "
-                "take them out of transfer.freeze, name them in transfer.lora.tune, or do not "
-                "reinitialise them (transfer.head=reset, transfer.reinitialise)"
+                "take them out of transfer.freeze, name them in transfer.lora.tune, or do without "
+                "transfer.head=reset, transfer.reinitialise or transfer.new_elements=init"
             )
 
     def factors(self, model: nn.Module) -> dict[nn.Parameter, float]:

@@ -9,7 +9,7 @@ import torch
 
 from schnetpack_tpainn.errors import TransferError
 from schnetpack_tpainn.transfer.pretrained import load_pretrained
-from tests.fits import fit, make_task, strategy
+from tests.fits import fit, make_task, save_pretrained, strategy
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -112,3 +112,21 @@ def test_a_random_head_must_not_be_frozen(teacher: Path) -> None:
         task = make_task("tpainn", strategy("full", teacher, "transfer.head=reset", *options))
         with pytest.raises(TransferError, match=r"outnet.*got frozen ones"):
             task.strategy.check(lambda: make_task("tpainn", None).model)
+
+
+@pytest.mark.parametrize("options", [["transfer.freeze=[embedding]"], ["transfer/lora=adapters"]])
+def test_a_random_embedding_must_not_be_frozen(
+    options: list[str], tmp_path: Path, labels: Path
+) -> None:
+    source = save_pretrained(tmp_path, "tpainn", elements=(1, 6))
+    task = make_task("tpainn", strategy("full", source, "transfer.new_elements=init", *options))
+    with pytest.raises(TransferError, match=r"representation.embedding.weight.* got frozen ones"):
+        fit(tmp_path / "run", labels, task)
+    task = make_task("tpainn", strategy("full", source, "transfer.new_elements=nearest", *options))
+    assert fit(tmp_path / "run", labels, task, 1, 1).task.record.new_elements.keys() == {"O"}
+
+
+def test_a_wrong_interval_is_refused(labels: Path, tmp_path: Path) -> None:
+    settings = {**SCHEDULES["onecycle"], "scheduler_interval": "steps"}
+    with pytest.raises(TransferError, match="scheduler_interval step or epoch, got 'steps'"):
+        fit(tmp_path, labels, make_task("tpainn", None, **settings), 1)

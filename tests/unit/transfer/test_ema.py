@@ -10,6 +10,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from schnetpack_tpainn.errors import TransferError
 from schnetpack_tpainn.transfer.ema import WeightAverage
 
 X = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
@@ -89,3 +90,9 @@ def test_a_resumed_run_trains_on_as_an_unbroken_one(tmp_path: Path) -> None:
     assert len(rest.trained) == 10
     assert all(torch.equal(a, b) for a, b in zip(whole.trained[10:], rest.trained, strict=True))
     assert torch.equal(whole.validated[-1], rest.validated[-1])
+
+
+@pytest.mark.parametrize("decay", [-0.1, 1.0, float("nan")])
+def test_a_wrong_decay_is_refused(decay: float) -> None:
+    with pytest.raises(TransferError, match=r"decay from 0 to below 1, got"):
+        WeightAverage(decay)
