@@ -215,10 +215,11 @@ class RunReport(Callback):
         if self.scratch is not None:
             test = report["test"]
             report["transfer"]["scratch"] = against_scratch(self.scratch, datamodule, test)
+        others = validations["step"] != report["optimiser_steps"]  # than that of the kept weights
         report["warnings"] = find_warnings(
             report["zero_shot"].get("validation"),
             report["validation"],
-            validations,
+            {key: values[others] for key, values in validations.items()},
             report["transfer"].get("scratch"),
         )
 
