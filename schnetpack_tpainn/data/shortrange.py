@@ -25,14 +25,14 @@ __all__ = ["KINDS", "make_short_range", "short_range_frames"]
 
 log = logging.getLogger(__name__)
 
-SQUEEZED = 0.6, 0.95  # of a bond's length
-STRETCHED = 1.05, 1.5
+SQUEEZED = 0.55, 0.95  # of a bond's length
+STRETCHED = 1.05, 1.8
 STRETCHED_SHARE = 1 / 3
-CLOSE = 0.5, 0.95  # of the sum of van der Waals radii
-APPROACH = 0.45, 1.2
+CLOSE = 0.45, 0.95  # of the sum of van der Waals radii
+APPROACH = 0.35, 1.2
 REACH_ANG = 1.0  # pairs farther than this beyond their radii are not pushed together
 LARGEST_FORCE_EV_PER_ANG = 300.0
-LOWEST_EV = -1.0  # below the structures it was made from, a force field has collapsed
+RISE_EV = -1.0, 15.0  # above the structures that a frame was made of; below, it has collapsed
 FAR = 1e6  # bonds between molecules
 
 Maker = Callable[[Sequence[Atoms], np.random.Generator], Atoms | None]
@@ -134,10 +134,10 @@ def short_range_frames(
 ) -> list[Atoms]:
     """Distorted copies of structures.
 
-    ``bonds``: a bond squeezed to 0.6-0.95 or stretched to 1.05-1.5 of its length. ``contacts``: two
-    atoms that are not bonded, at 0.5-0.95 of their distance or of the sum of their van der Waals
-    radii, whichever is less. ``approaches``: two molecules whose closest atoms are at 0.45-1.2 of
-    the sum of their radii (not for periodic structures).
+    ``bonds``: a bond squeezed to 0.55-0.95 or stretched to 1.05-1.8 of its length. ``contacts``:
+    two atoms that are not bonded, at 0.45-0.95 of their distance or of the sum of their van der
+    Waals radii, whichever is less. ``approaches``: two molecules whose closest atoms are at
+    0.35-1.2 of the sum of their radii (not for periodic structures).
 
     Args:
         sources: structures (Å), ``parents_ev`` and where known ``smiles`` in their ``info``.
@@ -203,8 +203,9 @@ def make_short_range(
 ) -> Path:
     """Distort structures of a database and label them with its force field.
 
-    Frames on which the engine fails, with forces above 300 eV/Å, or more than 1 eV below the
-    structures that they were made from (a point charge has fallen into another) are left out.
+    Left out are frames on which the engine fails, with forces above 300 eV/Å, and energies more
+    than 15 eV above those of the structures that they were made of or 1 eV below (where a point
+    charge has fallen into another).
 
     Args:
         path: the database to make; kept if it was made with the same arguments, resumed from its
@@ -294,4 +295,4 @@ def _prepared(
 def _is_sound(atoms: Atoms) -> bool:
     largest = np.linalg.norm(atoms.get_forces(), axis=1).max()
     rise = atoms.get_potential_energy() - atoms.info["parents_ev"]
-    return bool(largest < LARGEST_FORCE_EV_PER_ANG and rise > LOWEST_EV)
+    return bool(largest < LARGEST_FORCE_EV_PER_ANG and RISE_EV[0] < rise < RISE_EV[1])

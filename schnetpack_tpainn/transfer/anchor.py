@@ -114,10 +114,16 @@ class L2SP(Part):
         drift = _weights(task.model) - self.origin  # (P,)
         penalty = 0.5 * self.strength * (self.importance * drift.square()).sum()
         task.log("train_anchor", penalty, on_step=True, on_epoch=False)
-        if self.is_logged(task):
-            held = drift.detach()[self.importance > 0]
-            task.record.parts["anchor"]["drift"] = float(held.norm())
         return loss + penalty
+
+    def after_validation(self, task: AtomisticTask) -> None:
+        """Put the distance from the origin on record.
+
+        Args:
+            task: the task.
+        """
+        drift = (_weights(task.model) - self.origin)[self.importance > 0]
+        task.record.parts["anchor"]["drift"] = drift.norm().item()
 
 
 class EWC(L2SP):

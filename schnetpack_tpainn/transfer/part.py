@@ -18,19 +18,6 @@ class Part(nn.Module):
     as an attribute, or it would be stored twice.
     """
 
-    @staticmethod
-    def is_logged(task: AtomisticTask) -> bool:
-        """Whether this step is one of those that are logged, or the last one.
-
-        Args:
-            task: the task, in its training step.
-
-        Returns:
-            Whether a part should bring its share of ``record.parts`` up to date.
-        """
-        step = task.trainer.global_step + 1
-        return step % task.trainer.log_every_n_steps == 0 or step == task.trainer.max_steps
-
     def prepare(self, model: nn.Module) -> None:
         """Make buffers and parameters, before an optimiser, DDP or a checkpoint sees them.
 

@@ -66,6 +66,7 @@ class Replay(Part):
         force_scale: f_0 in eV/Å.
         calculator: Hydra node of the force field; as the database of the pretraining says when
             None.
+        directory: where ``replay.db`` goes; the run directory by default.
         seed: seed of all that is drawn.
         n_workers: processes that label; all cores when None.
 
@@ -83,6 +84,7 @@ class Replay(Part):
         n_frames: int = 1000,
         force_scale: float = 3.0,
         calculator: Mapping[str, Any] | None = None,
+        directory: str = ".",
         seed: int = 0,
         n_workers: int | None = None,
     ) -> None:
@@ -117,6 +119,7 @@ class Replay(Part):
         self.n_frames = {k: round(n_frames * s / total) for k, s in kinds.items() if s > 0}
         self.ratio, self.weight, self.force_scale = ratio, weight, force_scale
         self.calculator = calculator
+        self.directory = Path(directory)
         self.seed, self.n_workers = seed, n_workers
         self.head = nn.ModuleList()
         self.register_buffer("share", torch.zeros(2))  # sum over steps, steps
@@ -196,7 +199,7 @@ class Replay(Part):
                     f"{record.frames} does not say which force field labelled it; name it as "
                     "transfer.replay.calculator, or set transfer.replay.kinds to stored alone"
                 )
-            path = Path(task.trainer.default_root_dir) / FILE
+            path = self.directory / FILE
             with fasteners.InterProcessLock(path.with_name(f".{FILE}.lock")):  # one process works
                 make_short_range(
                     path,
@@ -245,9 +248,15 @@ class Replay(Part):
         self.share += torch.stack([share, torch.ones_like(share)])
         task.log("train_replay", replayed, on_step=True, on_epoch=False)
         task.log("replay_share", share, on_step=True, on_epoch=False)
-        if self.is_logged(task):
-            task.record.parts["replay"]["share"] = float(self.share[0] / self.share[1])
         return total
+
+    def after_validation(self, task: AtomisticTask) -> None:
+        """Put the mean share of replay in the loss on record.
+
+        Args:
+            task: the task.
+        """
+        task.record.parts["replay"]["share"] = (self.share[0] / self.share[1]).item()
 
     def _draw(self, n: int, batch_idx: int, rank: int) -> dict[str, Tensor]:
         """Frames that depend on seed, step and process alone, so that a resumed run goes on."""
