@@ -33,8 +33,7 @@ STRATEGIES = {
     "head_only": ["transfer=head_only"],
     "gradual": ["transfer=gradual"],
     "lora": ["transfer=lora"],
-    "anchor l2sp": ["transfer=full", "transfer/anchor=l2sp"],
-    "anchor ewc": ["transfer=full", "transfer/anchor=ewc"],
+    "anchored": ["transfer=full", "transfer/anchor=ewc"],
     "replay": ["transfer=full", "transfer/replay=frames"],
 }
 KEYS = ("energy_mae_mev", "forces_mae_mev_per_ang")
