@@ -55,8 +55,8 @@ class Replay(Part):
             _recursive_: false
             _convert_: all
             ratio: 1.0
-            weight: 0.1
-            kinds: {stored: 0.25, bonds: 0.35, contacts: 0.25, approaches: 0.15}
+            weight: 0.03
+            kinds: {stored: 0.1, bonds: 0.6, contacts: 0.15, approaches: 0.15}
 
     Args:
         ratio: force-field frames per labelled frame.
@@ -79,7 +79,7 @@ class Replay(Part):
     def __init__(
         self,
         ratio: float = 1.0,
-        weight: float = 0.1,
+        weight: float = 0.03,
         kinds: Mapping[str, float] | None = None,
         n_frames: int = 1000,
         force_scale: float = 3.0,
@@ -192,6 +192,7 @@ class Replay(Part):
         n_new = dict(self.n_frames)
         stored = pretraining_frames(record, datamodule, n_new.pop(STORED, 1), self.seed)
         self._frames = [stored] if STORED in self.n_frames else []
+        counts = {STORED: len(stored)} if self._frames else {}
         if n_new:
             calculator = self.calculator or stored.metadata.get("calculator")
             if calculator is None:
@@ -212,7 +213,8 @@ class Replay(Part):
                 )
             made = force_field_frames(path, datamodule, transforms=stored.transforms)
             self._frames.append(made)
-        record.parts["replay"]["n_frames"] = [len(frames) for frames in self._frames]
+            counts["new"] = len(made)
+        record.parts["replay"]["n_frames"] = counts
 
     def loss(self, task: AtomisticTask, batch: dict[str, Any], loss: Tensor) -> Tensor:
         """Add the loss on force-field frames.

@@ -127,7 +127,7 @@ def test_kinds_are_made_once_and_labelled_by_the_force_field(
     assert metadata["calculator"] == UFF
     counts = {k: sum(row.kind == k for row in rows) for k in ("bonds", "approaches")}
     assert counts["bonds"] > counts["approaches"] > 0
-    assert run.task.record.parts["replay"]["n_frames"] == [10, len(rows)]
+    assert run.task.record.parts["replay"]["n_frames"] == {"stored": 10, "new": len(rows)}
     energy = RDKitForceField("UFF", smiles=rows[0].smiles).get_potential_energy(rows[0].toatoms())
     assert rows[0].data["energy"][0] == pytest.approx(energy, abs=1e-6)
     # both kinds of frames have the stored frames' zero
