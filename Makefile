@@ -9,7 +9,7 @@ demo: .venv/installed
 	$(BIN)/tpainn-demo
 
 test: lint
-	$(BIN)/python -m pytest -n auto --dist loadscope --cov --cov-report=
+	$(BIN)/python -m pytest -n auto --dist loadscope --no-loadscope-reorder --cov --cov-report=
 
 lint: .venv/installed
 	$(BIN)/ruff check .
