@@ -3,11 +3,12 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra.core.hydra_config import HydraConfig
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -43,6 +44,13 @@ def potential_config(n_atom_basis: int = 8, cutoff: float = 4.0, n_rbf: int = 6)
             }
         ],
     }
+
+
+@pytest.fixture(autouse=True)
+def hydra_as_it_was() -> Iterator[None]:
+    """Forget a composed config: other tests of the process ask Hydra for the start directory."""
+    yield
+    HydraConfig.instance().cfg = None
 
 
 Spktrain = Callable[..., subprocess.CompletedProcess]

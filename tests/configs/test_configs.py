@@ -33,13 +33,6 @@ MISSING = {
 }
 
 
-@pytest.fixture(autouse=True)
-def hydra_as_it_was():
-    """Forget the config: other tests of the process ask Hydra for the start directory."""
-    yield
-    HydraConfig.instance().cfg = None
-
-
 def composed(*overrides: str) -> DictConfig:
     """SchNetPack's `train` config with overrides, and Hydra's own part set."""
     import schnetpack.cli  # noqa: F401 - registers its resolvers
