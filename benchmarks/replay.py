@@ -207,8 +207,8 @@ def figure(path: Path, results: Mapping[str, Any], points: Mapping[str, Any]) ->
 
     colours = {"MMFF94": "tab:gray", "pretrained": "tab:orange"}
     colours |= dict(zip(VARIANTS, ("tab:red", "tab:blue"), strict=True))
-    fig, axes = plt.subplots(1, len(SCANS), figsize=(4 * len(SCANS), 3.6), layout="constrained")
-    for ax, (name, (_, grid, *_)) in zip(axes, SCANS.items(), strict=True):
+    fig, axes = plt.subplots(2, 2, figsize=(9, 6.5), layout="constrained")
+    for ax, (name, (_, grid, *_)) in zip(axes.flat, SCANS.items(), strict=True):
         for label, scans in results.items():
             for k, curve in enumerate(scans[name]):
                 named = label if k == 0 else None
@@ -219,8 +219,8 @@ def figure(path: Path, results: Mapping[str, Any], points: Mapping[str, Any]) ->
         ax.set_title(name)
         ax.set_ylim(*((-0.5, 9) if "bond" in name else (-0.5, 6)))
         ax.set_xlabel("length / equilibrium length" if "bond" in name else "distance (Å)")
-    axes[0].set_ylabel("energy (eV)")
-    axes[0].legend(fontsize=8)
+        ax.set_ylabel("energy (eV)")
+    axes.flat[0].legend(fontsize=8)
     fig.savefig(path, dpi=130)
     plt.close(fig)
 
