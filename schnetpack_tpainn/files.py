@@ -5,7 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["write_json", "write_text"]
+from schnetpack_tpainn.errors import TPaiNNError
+
+__all__ = ["claim_directory", "write_json", "write_text"]
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -28,3 +30,42 @@ def write_text(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
+
+
+def claim_directory(
+    directory: Path,
+    settings: Mapping[str, Any],
+    what: str,
+    option: str = "--directory",
+    error: type[TPaiNNError] = TPaiNNError,
+) -> None:
+    """Take a new folder for something that can be gone on with, or find the same thing in it.
+
+    Args:
+        directory: the folder; made if it is not there.
+        settings: JSON-serialisable settings that decide the result, kept in ``settings.json``.
+        what: what the folder is for, for messages.
+        option: what sets the folder, likewise.
+        error: class of the error.
+
+    Raises:
+        TPaiNNError: it holds something with other settings, or other files.
+    """
+    mark = directory / "settings.json"
+    if mark.is_file():
+        found, wanted = json.loads(mark.read_text("utf-8")), json.loads(json.dumps(settings))
+        keys = sorted(k for k in wanted.keys() | found.keys() if wanted.get(k) != found.get(k))
+        if keys:
+            changes = (f"{k}: expected {wanted.get(k)}, got {found.get(k)}" for k in keys)
+            raise error(
+                f"{directory} holds a {what} with other settings ({'; '.join(changes)}); restore "
+                f"them to resume it, or choose another {option}"
+            )
+        return
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise error(
+            f"expected a new folder or one of a {what}, got {directory} with other files; choose "
+            f"another {option}"
+        )
+    directory.mkdir(parents=True, exist_ok=True)
+    write_json(mark, settings)

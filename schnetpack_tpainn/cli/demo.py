@@ -1,7 +1,6 @@
 """``tpainn-demo``: pretrain, autotune, compare with scratch and run MD, on ethanol, in minutes."""
 
 import argparse
-import json
 import logging
 import time
 from collections.abc import Iterator, Sequence
@@ -16,7 +15,7 @@ from rich.logging import RichHandler
 
 from schnetpack_tpainn.data.versions import software_versions
 from schnetpack_tpainn.errors import TPaiNNError
-from schnetpack_tpainn.files import write_json
+from schnetpack_tpainn.files import claim_directory, write_json
 from schnetpack_tpainn.study.comparison import (
     force_field_predictions,
     history,
@@ -88,28 +87,10 @@ class Demo:
         self.s = settings
         self.root = settings.directory.resolve()
         self.seconds: dict[str, float] = {}
-        self._check_settings()
+        plain = {k: str(v) for k, v in vars(settings).items() if k not in ("directory", "data")}
+        claim_directory(self.root, plain, "demo")
         finished = self.root / "report.json"
         self.earlier = read_run(self.root)["wall_time_s"] if finished.is_file() else {}
-
-    def _check_settings(self) -> None:
-        """Refuse to mix the results of two sets of settings."""
-        plain = {k: str(v) for k, v in vars(self.s).items() if k not in ("directory", "data")}
-        mark = self.root / "settings.json"
-        if mark.exists():
-            if json.loads(mark.read_text()) != plain:
-                raise TPaiNNError(
-                    f"{self.root} holds a demo with other settings (settings.json); choose "
-                    "another --directory, or delete it"
-                )
-            return
-        if self.root.exists() and any(self.root.iterdir()):
-            raise TPaiNNError(
-                f"expected {self.root} to be new or a demo's, got other files there; choose "
-                "another --directory"
-            )
-        self.root.mkdir(parents=True, exist_ok=True)
-        write_json(mark, plain)
 
     @contextmanager
     def step(self, name: str, title: str) -> Iterator[None]:

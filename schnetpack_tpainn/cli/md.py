@@ -32,8 +32,8 @@ def main(config: DictConfig) -> None:
 
 def _run(config: dict[str, Any]) -> None:
     _check(config)
+    from schnetpack_tpainn.files import write_json
     from schnetpack_tpainn.md import compare_with_reference, read_structure, run_md
-    from schnetpack_tpainn.md.output import write_json
 
     settings = _settings(config)
     calculator, provenance = _calculator(config, settings.ensemble.needs_stress)

@@ -12,7 +12,7 @@ from ase import Atoms
 from ase.io.trajectory import TrajectoryReader, TrajectoryWriter
 
 from schnetpack_tpainn.errors import MDError
-from schnetpack_tpainn.files import write_json
+from schnetpack_tpainn.files import claim_directory
 
 __all__ = ["LOG_COLUMNS", "Recorder", "RestartState", "RunFiles", "read_log"]
 
@@ -85,31 +85,7 @@ class RunFiles:
         self.restart = self.folder / "restart.npz"
         self.report = self.folder / "report.json"
         self.figure = self.folder / "energy.png"
-        self._settings = self.folder / "settings.json"
-        self._claim(json.loads(json.dumps(content)))
-
-    def _claim(self, content: dict[str, Any]) -> None:
-        if self._settings.is_file():
-            found = json.loads(self._settings.read_text())
-            keys = sorted(
-                k for k in content.keys() | found.keys() if content.get(k) != found.get(k)
-            )
-            if keys:
-                differences = "; ".join(
-                    f"{k}: expected {content.get(k)}, got {found.get(k)}" for k in keys
-                )
-                raise MDError(
-                    f"{self.folder} holds a run with other settings ({differences}); restore them "
-                    "to resume it, or choose another output"
-                )
-            return
-        if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
-            raise MDError(
-                f"expected output to be a new folder or one of tpainn-md, got {self.folder} with "
-                "other files; choose another"
-            )
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_json(self._settings, content)
+        claim_directory(self.folder, content, "run", "output", MDError)
 
     def load(self) -> RestartState | None:
         """State to go on from, or None when there is none yet.

@@ -1,14 +1,13 @@
 """A short trial of a transfer against scratch, on the training labels alone."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from schnetpack_tpainn.errors import DataError, TPaiNNError
-from schnetpack_tpainn.files import write_json
+from schnetpack_tpainn.errors import DataError
+from schnetpack_tpainn.files import claim_directory
 from schnetpack_tpainn.study.comparison import COLUMNS, read_run
 from schnetpack_tpainn.study.jobs import Job, run_jobs
 
@@ -57,7 +56,7 @@ def run_trial(
         "steps": steps,
         "labels": labels,
     }
-    _claim(directory, json.loads(json.dumps(settings)))
+    claim_directory(directory, settings, "trial")
     np.savez(directory / "split.npz", train_idx=tuned, val_idx=judged, test_idx=judged)
     jobs = _jobs(overrides, transfer, directory, steps, len(tuned), len(judged))
     run_jobs(list(jobs.values()))
@@ -97,25 +96,6 @@ def _jobs(
         "scratch": (*plain, *common, "transfer=scratch", f"globals.lr={SCRATCH_LR}"),
     }
     return {name: Job(directory / name, w, steps) for name, w in words.items()}
-
-
-def _claim(directory: Path, settings: Mapping[str, Any]) -> None:
-    """Take a folder for a trial, or find the same trial in it."""
-    mark = directory / "settings.json"
-    if mark.exists():
-        if json.loads(mark.read_text()) != settings:
-            raise TPaiNNError(
-                f"{directory} holds a trial with other settings (settings.json); choose another "
-                "--directory, or delete it"
-            )
-        return
-    if directory.exists() and any(directory.iterdir()):
-        raise TPaiNNError(
-            f"expected {directory} to be new or a trial's, got other files there; choose another "
-            "--directory"
-        )
-    directory.mkdir(parents=True, exist_ok=True)
-    write_json(mark, settings)
 
 
 def _verdict(ratio: float) -> str:

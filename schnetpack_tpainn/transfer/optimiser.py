@@ -43,12 +43,12 @@ class GroupedTask(AtomisticTask):
     scheduler_interval: str  # the scheduler moves every `step`, or as in SchNetPack (`epoch`)
 
     def factors(self) -> Mapping[nn.Parameter, float]:
-        """Factors on the learning rate.
+        """Factors on the learning rate, 1 unless a subclass says otherwise.
 
         Returns:
             Parameter -> factor, for those that are trained.
         """
-        raise NotImplementedError
+        return {p: 1.0 for p in self.parameters() if p.requires_grad}
 
     def configure_optimizers(self) -> Any:
         """Build optimiser and scheduler.

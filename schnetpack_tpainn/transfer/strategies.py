@@ -1,5 +1,6 @@
 """What happens to a model before and during tuning, as the config group `transfer` says."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -30,7 +31,7 @@ MAX_FRAMES = 500  # training labels to judge the teacher by
 HEAD = r"^(?!representation\.)"
 
 
-class Strategy:
+class Strategy(ABC):
     """Base class of what ``_target_`` names in the config group `transfer`.
 
     Args:
@@ -72,6 +73,7 @@ class Strategy:
         """
         self.prepare(build_model())
 
+    @abstractmethod
     def apply(self, context: Context) -> TransferRecord:
         """Set the model's weights and offsets, once in a run.
 
@@ -81,7 +83,6 @@ class Strategy:
         Returns:
             What was done.
         """
-        raise NotImplementedError
 
 
 class Scratch(Strategy):

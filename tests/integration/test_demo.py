@@ -70,6 +70,6 @@ def test_a_second_call_repeats_nothing_and_other_settings_are_refused(
 
 def test_a_folder_with_other_files_is_refused(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(SystemExit, match="other files there"):
+    with pytest.raises(SystemExit, match="with other files; choose another --directory"):
         main([*SMALL, "--directory", str(tmp_path)])
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]

@@ -48,5 +48,5 @@ def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(TPaiNNError, match="trial with other settings"):
         run_trial(OVERRIDES, [], [4, 2, 7], folder, 9)
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(TPaiNNError, match="got other files there"):
+    with pytest.raises(TPaiNNError, match="with other files; choose another --directory"):
         run_trial(OVERRIDES, [], [4, 2, 8], tmp_path, 9)

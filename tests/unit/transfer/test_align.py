@@ -1,50 +1,19 @@
 """The closed-form fit of offsets and scale."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hydra.utils import instantiate
+from alignment import CHOICES, WATER, predictions
 from schnetpack.atomistic import Atomwise
-from schnetpack.transform import RemoveOffsets
 from torch import nn
 
-from schnetpack_tpainn.errors import CheckpointError, TransferError
-from schnetpack_tpainn.transfer.align import Align, fit_alignment, scale_head
+from schnetpack_tpainn.errors import CheckpointError
+from schnetpack_tpainn.transfer.align import fit_alignment, scale_head
 from schnetpack_tpainn.transfer.evaluate import Predictions, errors
 from schnetpack_tpainn.transfer.lora import Lora, merged
-from schnetpack_tpainn.transfer.offsets import AddAtomicOffsets, get_offsets
-from tests.fits import strategy
-
-CHOICES = [[4, 1], [6, 2], [8, 3], [2, 2]]
-WATER = [[2, 1], [4, 2], [6, 3], [2, 1]]  # rank 1
-
-
-def predictions(
-    composition: list[list[int]], scale: float, offsets: list[float], noise: float = 0.0
-) -> Predictions:
-    """Labels that are `scale` times the model plus `offsets` per element (H, C), plus noise."""
-    generator = torch.Generator().manual_seed(0)
-
-    def randn(*shape: int) -> torch.Tensor:
-        return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-    counts = torch.zeros(len(composition), 100, dtype=torch.float64)
-    counts[:, [1, 6]] = torch.tensor(composition, dtype=torch.float64)
-    n_atoms = int(counts.sum())
-    energy, forces = randn(len(composition)), randn(n_atoms, 3)
-    shift = counts[:, [1, 6]] @ torch.tensor(offsets, dtype=torch.float64)
-    return Predictions(
-        energy,
-        scale * energy + shift + noise * randn(len(composition)),
-        forces,
-        scale * forces + noise * randn(n_atoms, 3),
-        counts,
-        torch.cat([torch.tensor([1] * h + [6] * c) for h, c in composition]),
-    )
 
 
 def generic(
@@ -162,138 +131,6 @@ def test_a_model_without_forces_has_no_scale(caplog: pytest.LogCaptureFixture) -
     fit = fit_alignment(replace(p, energy=0 * p.energy, forces=0 * p.forces))
     assert (fit.scale, fit.fitted_scale) == (1.0, None)
     assert "forces are zero" in caplog.text
-
-
-class Setting:
-    """A model that knows its predictions, and data with offsets: what `Align` works on."""
-
-    def __init__(self, labels: Predictions, atoms: dict[int, float] | None = None) -> None:
-        torch.manual_seed(0)
-        self.labels = labels  # with no offsets removed
-        self.head = Atomwise(n_in=4, output_key="energy")
-        self.adder = AddAtomicOffsets("energy")
-        self.model = nn.ModuleList([self.head, self.adder])
-        self.energy_key = "energy"
-        remover = RemoveOffsets("energy", remove_atomrefs=True)
-        atomrefs = torch.zeros(100, dtype=torch.float64)
-        for z, value in (atoms or {}).items():
-            atomrefs[z] = value
-        self.datamodule = SimpleNamespace(
-            train_transforms=[remover],
-            elements=lambda: [1, 6, 8],
-            dataset=SimpleNamespace(atomrefs={"energy": atomrefs} if atoms else {}),
-        )
-        self.remover = remover
-        now = torch.zeros(100, dtype=torch.float64)
-        now[[1, 6]] = torch.tensor([0.3, -0.7], dtype=torch.float64)
-        self.adder.set_offsets(now)
-
-    def predictions(self, part: str, max_frames: int | None) -> Predictions:
-        p = self.labels
-        removed = p.composition @ get_offsets(self.model, "energy")
-        return replace(p, energy_label=p.energy_label - removed)
-
-    def offsets(self) -> list[float]:
-        offsets = get_offsets(self.model, "energy")
-        assert torch.allclose(self.remover.atomref, offsets, atol=1e-9)
-        return offsets[[1, 6, 8]].tolist()
-
-
-ATOMS = {1: -13.6, 6: -1030.0, 8: -2041.0}
-
-
-@pytest.mark.parametrize(
-    ("towards", "atoms", "used"),
-    [
-        ("minimum", ATOMS, "minimum"),
-        ("mean", ATOMS, "mean"),
-        ("atoms", ATOMS, "atoms"),
-        (None, ATOMS, "atoms"),
-        (None, None, "minimum"),
-        (None, {1: -13.6, 6: -1030.0}, "minimum"),  # none for O, which the data have too
-    ],
-)
-def test_total_offsets_are_nearest_to_the_prior(
-    towards: str | None, atoms: dict[int, float] | None, used: str
-) -> None:
-    labels = predictions(WATER, 1.0, [-14.0, -1000.0])
-    setting: Any = Setting(labels, atoms)
-    fit = Align("offset", towards=towards).apply(setting)
-    assert fit.prior == fit.plain()["prior"] == used
-    h, c, o = setting.offsets()
-    mean = (labels.energy_label / labels.n_atoms).mean().item()
-    prior_h, prior_c, prior_o = {
-        "minimum": (0.0, 0.0, 0.0),
-        "mean": (mean, mean, mean),
-        "atoms": (-13.6, -1030.0, -2041.0),
-    }[used]
-    assert 2 * h + c == pytest.approx(-1028.0, abs=1e-7)
-    assert h - prior_h == pytest.approx(2 * (c - prior_c), abs=1e-7)
-    assert o == pytest.approx(prior_o, abs=1e-7)  # not among the training frames
-
-
-def test_the_prior_moves_nothing_that_the_labels_determine() -> None:
-    for towards in ("minimum", "mean", "atoms"):
-        setting: Any = Setting(predictions(CHOICES, 1.0, [-14.0, -1000.0]), ATOMS)
-        Align("offset", towards=towards).apply(setting)
-        assert setting.offsets()[:2] == pytest.approx([-14.0, -1000.0], abs=1e-7)
-
-
-def test_each_mode_moves_what_it_says() -> None:
-    labels = predictions(CHOICES, 1.5, [2.0, 3.0])
-    results = {}
-    for mode in ("offset+scale", "offset", "none"):
-        setting: Any = Setting(labels)
-        weight = setting.head.outnet[-1].weight.detach().clone()
-        fit = Align(mode).apply(setting)
-        ratio = (setting.head.outnet[-1].weight / weight).mean().item()
-        results[mode] = ratio, get_offsets(setting.model, "energy")[[1, 6]].tolist()
-        assert ratio == pytest.approx(fit.scale)
-        assert (fit.after == fit.before) == (mode == "none")
-    assert results["offset+scale"][0] == pytest.approx(1.5)
-    assert results["offset+scale"][1] == pytest.approx([2.0, 3.0], abs=1e-7)
-    assert results["offset"][0] == 1.0
-    assert results["none"] == (1.0, pytest.approx([0.3, -0.7], abs=1e-7))
-
-
-def test_without_scale_keeps_the_rest() -> None:
-    whole = Align("offset+scale", 3.0, 0.1, "mean")
-    assert vars(whole.without_scale()) == {**vars(whole), "mode": "offset"}
-
-
-def test_the_settings_are_those_of_the_config_group() -> None:
-    settings = {"mode": "offset", "energy_weight": 2.0, "ridge": 0.5, "towards": "mean"}
-    overrides = (f"transfer.align.{name}={value}" for name, value in settings.items())
-    assert vars(instantiate(strategy("full", None, *overrides)["align"])) == settings
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"mode": "both"}, r"mode offset\+scale, offset or none, got 'both'"),
-        ({"towards": "zero"}, "towards minimum, mean or atoms or null, got 'zero'"),
-        ({"ridge": -1.0}, "ridge of 0 or more, got -1"),
-        ({"ridge": float("nan")}, "ridge of 0 or more, got nan"),
-        ({"energy_weight": -0.1}, "energy_weight of 0 or more, got -0.1"),
-    ],
-)
-def test_wrong_settings(arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(TransferError, match=message):
-        Align(**arguments)
-
-
-def test_isolated_atoms_that_the_data_lack() -> None:
-    setting: Any = Setting(predictions(WATER, 1.0, [1.0, 2.0]), {1: -13.6})
-    with pytest.raises(TransferError, match=r"got none for C, O; label with .* or use .*=mean"):
-        Align("offset", towards="atoms").apply(setting)
-
-
-def test_a_model_that_predicts_nan_changes_nothing() -> None:
-    p = predictions(WATER, 1.0, [1.0, 2.0])
-    setting: Any = Setting(replace(p, energy=p.energy / 0.0))
-    with pytest.raises(CheckpointError, match="expected finite energies and forces"):
-        Align().apply(setting)
-    assert get_offsets(setting.model, "energy")[1].item() == pytest.approx(0.3)
 
 
 @pytest.mark.parametrize("adapted", [False, True])
