@@ -4,12 +4,14 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import fasteners
 import numpy as np
 from ase import Atoms
+from ase.calculators.calculator import PropertyNotImplementedError
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.db import connect
 from ase.db.core import check, convert_str_to_int_float_bool_or_str
@@ -39,14 +41,14 @@ def fingerprint(settings: Mapping[str, Any]) -> str:
 
 
 def labelled(
-    atoms: Atoms, energy_ev: float, forces_ev_per_ang: np.ndarray, /, **info: Any
+    atoms: Atoms, energy_ev: float, forces_ev_per_ang: np.ndarray | None, /, **info: Any
 ) -> Atoms:
-    """Copy of a structure that carries its energy and forces.
+    """Copy of a structure that carries its energy and, unless they are None, its forces.
 
     Args:
         atoms: the structure.
         energy_ev: potential energy in eV.
-        forces_ev_per_ang: forces in eV/Å, shape (N, 3).
+        forces_ev_per_ang: forces in eV/Å, shape (N, 3); None where there are none.
         **info: scalars or short strings kept beside the frame (temperature, trajectory...).
 
     Returns:
@@ -81,11 +83,11 @@ def key_values(info: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _data(atoms: Atoms) -> dict[str, np.ndarray]:
-    """Labels as SchNetPack stores them: energy (1,), forces (N, 3)."""
-    return {
-        "energy": np.array([atoms.get_potential_energy()], dtype=np.float64),
-        "forces": np.asarray(atoms.get_forces(), dtype=np.float64),
-    }
+    """Labels as SchNetPack stores them: energy (1,) and, where there are any, forces (N, 3)."""
+    labels = {"energy": np.array([atoms.get_potential_energy()], dtype=np.float64)}
+    with suppress(PropertyNotImplementedError):
+        labels["forces"] = np.asarray(atoms.get_forces(), dtype=np.float64)
+    return labels
 
 
 def _bare(atoms: Atoms) -> Atoms:
@@ -111,7 +113,8 @@ def write_database(
 
     Args:
         path: the database to make; must end in ``.db`` and not exist.
-        frames: structures (Å) from :func:`labelled`; their ``info`` becomes key-value pairs.
+        frames: structures (Å) from :func:`labelled`, all with forces or all without; their
+            ``info`` becomes key-value pairs.
         metadata: provenance stored beside SchNetPack's units.
         atomrefs: property -> value per atomic number (eV), as SchNetPack stores them.
 
@@ -119,22 +122,30 @@ def write_database(
         ``path``.
 
     Raises:
-        DataError: there are no frames. The path's suffix and absence are checked, too.
+        DataError: there are no frames, or some have forces and others none. The path's suffix
+            and absence are checked, too.
     """
     path = Path(path)
     _refuse_existing(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.tmp.db")
     temporary.unlink(missing_ok=True)
-    n = 0
+    n, labels = 0, list[str]()
     with connect(str(temporary), use_lock_file=False) as db:
-        for n, atoms in enumerate(frames, 1):  # noqa: B007
-            db.write(_bare(atoms), data=_data(atoms), **key_values(atoms.info))
+        for n, atoms in enumerate(frames, 1):
+            data = _data(atoms)
+            labels = labels or list(data)
+            if list(data) != labels:
+                raise DataError(
+                    f"expected {' and '.join(labels)} for every frame of {path}, as for the "
+                    f"first, got {' and '.join(data)} for frame {n}; label all alike"
+                )
+            db.write(_bare(atoms), data=data, **key_values(atoms.info))
     if not n:
         temporary.unlink()
         raise DataError(f"nothing to write to {path}: no frame was labelled")
     db.metadata = {
-        "_property_unit_dict": UNITS,
+        "_property_unit_dict": {name: UNITS[name] for name in labels},
         "_distance_unit": DISTANCE_UNIT,
         "atomrefs": {k: list(v) for k, v in (atomrefs or {}).items()},
         **metadata,
@@ -195,7 +206,8 @@ class FrameStore:
 
         Args:
             item: name of the work item; not a number, which ASE's database would refuse.
-            frames: structures with a calculator that holds energy (eV) and forces (eV/Å).
+            frames: structures with a calculator that holds energy (eV) and, if at all, forces
+                (eV/Å).
         """
         with self._db:
             for k, atoms in enumerate(frames):
@@ -225,7 +237,7 @@ class FrameStore:
         rows = [row for row in self._db.select() if row.item in rank]
         rows.sort(key=lambda row: (rank[row.item], row.frame))
         frames = (
-            labelled(row, row.data["energy"][0], row.data["forces"], **row.key_value_pairs)
+            labelled(row, row.data["energy"][0], row.data.get("forces"), **row.key_value_pairs)
             for row in rows
         )
         content = {"fingerprint": self.fingerprint, **metadata}

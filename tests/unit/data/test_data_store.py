@@ -10,7 +10,13 @@ from ase.db import connect
 from distorted import frames_of
 from schnetpack.data import ASEAtomsData
 
-from schnetpack_tpainn.data.store import FrameStore, fingerprint, key_values, labelled
+from schnetpack_tpainn.data.store import (
+    FrameStore,
+    fingerprint,
+    key_values,
+    labelled,
+    write_database,
+)
 from schnetpack_tpainn.errors import DataError
 
 
@@ -40,6 +46,34 @@ def test_frames_come_out_in_the_order_of_the_items(tmp_path: Path) -> None:
         np.testing.assert_array_equal(sample["_positions"].numpy(), frame.positions)
     with connect(path) as db:
         assert [row.key_value_pairs for row in db.select()] == [{"temperature_k": 300.0}] * 4
+
+
+def energies_only(n: int):
+    return [labelled(a, -i / 7, None) for i, a in enumerate(frames_of(n))]
+
+
+def test_frames_without_forces_are_stored_without(tmp_path: Path) -> None:
+    store = FrameStore(tmp_path / "x.db", {})
+    store.add("a", energies_only(2))
+    store.finish(["a"], {})
+    write_database(tmp_path / "y.db", energies_only(2), {})
+    for name in ("x.db", "y.db"):
+        dataset = ASEAtomsData(str(tmp_path / name))
+        assert dataset.units == {"energy": "eV"}
+        assert [dataset[i]["energy"].item() for i in range(2)] == [0.0, -1 / 7]
+        with connect(tmp_path / name) as db:
+            assert [list(row.data) for row in db.select()] == [["energy"]] * 2
+
+
+def test_some_frames_without_forces_are_refused(tmp_path: Path) -> None:
+    frames = [*labelled_frames(2), *energies_only(1)]
+    with pytest.raises(DataError, match=r"expected energy and forces .* got energy for frame 3"):
+        write_database(tmp_path / "x.db", frames, {})
+    with pytest.raises(
+        DataError, match=r"expected energy for .* got energy and forces for frame 2"
+    ):
+        write_database(tmp_path / "x.db", frames[:1:-1] + frames[:2], {})
+    assert not (tmp_path / "x.db").exists()
 
 
 def test_an_item_that_fails_half_way_leaves_nothing(tmp_path: Path) -> None:
