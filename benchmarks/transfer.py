@@ -3,8 +3,8 @@
     python benchmarks/transfer.py --published DIR --output docs/benchmarks/transfer.json
 
 It pretrains on MMFF94 (ethanol and 3BPA), chooses the learning rate of each strategy by the
-validation forces on the shipped ethanol labels at the smallest number of labels, then runs every
-strategy, data set, number of labels and seed with the same number of optimiser steps. No test frame
+validation forces on the shipped ethanol labels at the smallest number of labels (a grid whose best
+rate is its edge is extended), then runs every strategy, data set, number of labels and seed with the same number of optimiser steps. No test frame
 takes part in a choice. Finished runs are not repeated. DIR holds the published data sets
 (rMD17 ethanol, 3BPA) as extended XYZ; without it, only the shipped ethanol is run.
 """
@@ -153,18 +153,25 @@ class Study:
         run = f"{name}_{strategy.replace(', ', '_').replace(' ', '_')}_n{n}_lr{rate:g}_s{seed}"
         return Job(self.root / folder / run, tuple(overrides), self.s.steps)
 
-    def rates(self) -> dict[str, dict[float, float]]:
-        """Validation force error (meV/Å) of each strategy by learning rate, mean over seeds."""
+    def errors_by_rate(self, strategy: str, rates: Sequence[float]) -> dict[float, float]:
+        """Validation force error (meV/Å) of a strategy by learning rate, mean over two seeds."""
         n, seeds = min(self.s.n_train), self.s.seeds[:2]
-        grid = {
-            (k, r): [self.job("ethanol", k, n, r, seed, "rates") for seed in seeds]
-            for k in self.s.strategies
-            for r in self.s.rates
-        }
+        grid = {r: [self.job("ethanol", strategy, n, r, s, "rates") for s in seeds] for r in rates}
         run_jobs([j for jobs in grid.values() for j in jobs], parallel=self.s.parallel)
-        errors: dict[str, dict[float, float]] = {k: {} for k in self.s.strategies}
-        for (k, rate), jobs in grid.items():
-            errors[k][rate] = float(np.mean([history(j.directory)["forces"][-1] for j in jobs]))
+        return {
+            r: float(np.mean([history(j.directory)["forces"][-1] for j in jobs]))
+            for r, jobs in grid.items()
+        }
+
+    def rates(self) -> dict[str, dict[float, float]]:
+        """Those errors for every strategy; a grid whose best rate is its edge goes one further."""
+        errors = {}
+        for strategy in self.s.strategies:
+            found = self.errors_by_rate(strategy, self.s.rates)
+            while (best := min(found, key=lambda r: found[r])) in (min(found), max(found)):
+                beyond = best * 2 if best == max(found) else best / 2
+                found |= self.errors_by_rate(strategy, [beyond])
+            errors[strategy] = dict(sorted(found.items()))
         return errors
 
     def run(self) -> dict[str, Any]:
@@ -203,11 +210,12 @@ def markdown(results: dict[str, Any]) -> str:
     Returns:
         Markdown.
     """
-    rates = list(next(iter(results["rates"].values())))
+    rates = sorted({r for errors in results["rates"].values() for r in errors}, key=float)
     lines = ["| strategy | " + " | ".join(rates) + " |", "|---|" + "---:|" * len(rates)]
     for strategy, errors in results["rates"].items():
         best = min(errors, key=lambda r: errors[r])
-        cells = [f"**{e:.1f}**" if r == best else f"{e:.1f}" for r, e in errors.items()]
+        shown = {r: f"**{e:.1f}**" if r == best else f"{e:.1f}" for r, e in errors.items()}
+        cells = [shown.get(r, "") for r in rates]
         lines.append(f"| {strategy} | " + " | ".join(cells) + " |")
     for name, strategies in results["test"].items():
         counts = list(next(iter(strategies.values())))

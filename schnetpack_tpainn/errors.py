@@ -5,6 +5,7 @@ __all__ = [
     "DataError",
     "LabelError",
     "MDError",
+    "StudyError",
     "TPaiNNError",
     "TransferError",
 ]
@@ -28,6 +29,10 @@ class LabelError(TPaiNNError):
 
 class MDError(TPaiNNError):
     """Molecular dynamics cannot start, or blew up."""
+
+
+class StudyError(TPaiNNError):
+    """A study asks for what cannot be run or compared."""
 
 
 class TransferError(TPaiNNError):

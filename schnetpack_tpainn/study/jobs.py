@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from schnetpack_tpainn.data.parallel import n_cores
 from schnetpack_tpainn.errors import TPaiNNError
 from schnetpack_tpainn.transfer.runs import REPORT_NAME
 
-__all__ = ["Job", "run_jobs"]
+__all__ = ["Job", "run_jobs", "train"]
 
 log = logging.getLogger(__name__)
 
@@ -56,8 +57,22 @@ class Job:
     def command(self) -> list[str]:
         """The command line, without threads and log file."""
         place = [f"run.path={self.directory.parent}", f"run.id={self.directory.name}"]
-        train = "from schnetpack.cli import train; train()"
-        return [sys.executable, "-c", train, *self.overrides, *place]
+        code = "from schnetpack_tpainn.study.jobs import train; train()"
+        return [sys.executable, "-c", code, *self.overrides, *place]
+
+
+def train() -> None:
+    """SchNetPack's training, which ends when the process that started it does, even by SIGKILL."""
+    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+    from schnetpack.cli import train
+
+    train()
+
+
+def _end_with_parent(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(POLL_SECONDS)
+    os._exit(1)
 
 
 def _run(job: Job, threads: int, cwd: Path, processes: list[subprocess.Popen]) -> None:
@@ -102,8 +117,7 @@ def run_jobs(jobs: Sequence[Job], cwd: str | Path = ".", parallel: int | None = 
     Raises:
         TPaiNNError: a job failed; the others are ended first and can be resumed.
     """
-    todo = [job for job in jobs if not job.finished]
-    parallel = min(parallel or n_cores(), max(1, len(todo)))
+    parallel = parallel or n_cores()
     threads = max(1, n_cores() // parallel)
     processes: list[subprocess.Popen] = []
     failed = threading.Event()

@@ -1,0 +1,103 @@
+"""Sweeper that runs a data-efficiency study, through whichever Hydra launcher is chosen.
+
+Hydra imports this module in every Hydra application of the environment, so it imports Hydra only.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf
+
+__all__ = ["StudySweeper"]
+
+
+class StudySweeper(Sweeper):
+    """Runs the study that the ``study`` section of the configuration describes.
+
+    With Hydra's basic launcher the runs are processes of this machine, side by side; any other
+    launcher (``hydra/launcher=joblib``, ``submitit_slurm``, ``ray``) gets them as its jobs.
+    """
+
+    config: Any
+    hydra_context: Any
+    launcher: Any
+
+    def setup(
+        self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
+    ) -> None:
+        """Keep what the jobs need.
+
+        Args:
+            hydra_context: gives the loader of configurations.
+            task_function: SchNetPack's training.
+            config: the configuration, Hydra's included.
+        """
+        self.hydra_context, self.config = hydra_context, config
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=hydra_context, task_function=task_function, config=config
+        )
+        self._n_launched = 0
+
+    def sweep(self, arguments: list[str]) -> Any:
+        """Run the study.
+
+        Args:
+            arguments: overrides of the command line, Hydra's own left out.
+
+        Returns:
+            The content of ``study.json``.
+
+        Raises:
+            SystemExit: the study cannot be run; its text says what to do.
+        """
+        from schnetpack_tpainn.errors import TPaiNNError
+        from schnetpack_tpainn.study.jobs import run_jobs
+        from schnetpack_tpainn.study.results import show
+        from schnetpack_tpainn.study.settings import StudySettings
+        from schnetpack_tpainn.study.study import Study
+
+        HydraConfig.instance().set_config(self.config)  # for the resolver `hydra:`
+        overrides = [a for a in arguments if not a.lstrip("+~").startswith("study")]
+        loader: ConfigLoader = self.hydra_context.config_loader
+        basic = self.config.hydra.launcher._target_.endswith("BasicLauncher")
+        cwd = Path(self.config.hydra.runtime.cwd)
+        try:
+            section: Any = OmegaConf.to_container(self.config.study, resolve=True)
+            settings = StudySettings.read(section)
+
+            def execute(jobs: Sequence[Any]) -> None:
+                if basic:
+                    run_jobs(jobs, cwd, settings.parallel)
+                else:
+                    self._launch(jobs)
+
+            def compose(words: Sequence[str]) -> DictConfig:
+                return loader.load_sweep_config(self.config, list(words))
+
+            results = Study(settings, overrides, compose, execute).run()
+        except TPaiNNError as error:
+            raise SystemExit(f"{type(error).__name__}: {error}") from error
+        show(results, settings.directory)
+        return results
+
+    def _launch(self, jobs: Sequence[Any]) -> None:
+        """Hand jobs to the launcher and wait for them."""
+        batch = [
+            [
+                *job.overrides,
+                f"run.path={job.directory.parent}",
+                f"run.id={job.directory.name}",
+                f"hydra.sweep.dir={job.directory.parent}",
+                f"hydra.sweep.subdir={job.directory.name}",
+            ]
+            for job in jobs
+        ]
+        for result in self.launcher.launch(batch, initial_job_idx=self._n_launched):
+            _ = result.return_value  # raises what the job raised
+        self._n_launched += len(batch)

@@ -1,0 +1,75 @@
+"""``tpainn-study``: strategies side by side over numbers of labels and seeds."""
+
+import os
+import sys
+from collections.abc import Sequence
+
+from schnetpack_tpainn.errors import StudyError
+
+__all__ = ["arguments", "main"]
+
+HELP = """\
+tpainn-study experiment=EXPERIMENT [study=STUDY] [study.KEY=VALUE ...] [KEY=VALUE ...]
+
+Error against number of labels for each strategy, from the same budget and on the same test frames.
+What is finished is not repeated. For example:
+
+  tpainn-study experiment=tpainn_autotune study.n_train=[10,25,50] study.seeds=[0,1,2]
+  tpainn-study experiment=tpainn_qm9 study.compare=[scratch,full,lora]
+  tpainn-study experiment=tpainn_qm9 hydra/launcher=submitit_slurm hydra.launcher.partition=gpu
+
+STUDY is a file of the config group `study`: the experiment's name where there is one of that name,
+else `default`, which describes every key. Keys outside of `study` are those of spktrain, and hold
+for every run. Results: study.json, study.md, study.png and study.pdf in study.directory.
+"""
+
+
+def arguments(argv: Sequence[str]) -> list[str]:
+    """Arguments of SchNetPack's command line that run the study.
+
+    Args:
+        argv: arguments of this one.
+
+    Returns:
+        They, with multirun and the study's config.
+
+    Raises:
+        StudyError: no experiment is named.
+    """
+    from hydra_plugins.schnetpack_tpainn.searchpath import config_dir
+
+    named = [a.partition("=")[2] for a in argv if a.startswith("experiment=")]
+    if not named:
+        raise StudyError(
+            "expected experiment=..., got none; for example `tpainn-study "
+            "experiment=tpainn_autotune`"
+        )
+    chosen = [a for a in argv if a.startswith(("study=", "+study="))]
+    rest = [a for a in argv if a not in chosen]
+    name = chosen[-1].partition("=")[2] if chosen else named[-1]
+    if not chosen and not (config_dir() / "study" / f"{name}.yaml").is_file():
+        name = "default"
+    return ["--multirun", f"+study={name}", *rest]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the study.
+
+    Args:
+        argv: command line; the process's own when None.
+
+    Raises:
+        SystemExit: something failed; its text says what to do.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    if {"-h", "--help"} & set(words):
+        print(HELP, end="")
+        return
+    try:
+        sys.argv = ["tpainn-study", *arguments(words)]
+    except StudyError as error:
+        raise SystemExit(f"StudyError: {error}") from error
+    os.environ.setdefault("HYDRA_FULL_ERROR", "0")
+    from schnetpack.cli import train
+
+    train()
