@@ -79,6 +79,9 @@ class TPaiNNDataModule(CachedDataModule):
     ) -> None:
         if kwargs.get("load_properties") is None:
             kwargs["load_properties"] = [k for k in (energy_key, forces_key) if k]
+        if kwargs.get("property_units") is not None:  # of forces, though the data may have none
+            units = kwargs["property_units"].items()
+            kwargs["property_units"] = {k: u for k, u in units if k in kwargs["load_properties"]}
         super().__init__(
             to_absolute_path(str(datapath)),
             batch_size,
@@ -105,11 +108,11 @@ class TPaiNNDataModule(CachedDataModule):
             raise DataError(
                 f"data set {path} does not exist: give its path as data.datapath, or a source "
                 "that makes it (data/source=tpainn_rdkit, tpainn_calculator, tpainn_import, "
-                "tpainn_ethanol)"
+                "tpainn_ethanol, tpainn_qm9)"
             )
-        n_frames = self.source.settings.get("n_frames")
-        if n_frames is not None:
-            check_sizes(n_frames, self.num_train, self.num_val, self.num_test)
+        for key in ("n_frames", "n_molecules"):
+            if (n := self.source.settings.get(key)) is not None:
+                check_sizes(n, self.num_train, self.num_val, self.num_test, key=key)
         path.parent.mkdir(parents=True, exist_ok=True)
         with fasteners.InterProcessLock(path.with_name(f".{path.name}.lock")):
             if not path.exists():
@@ -140,7 +143,7 @@ class TPaiNNDataModule(CachedDataModule):
 
         Raises:
             DataError: see :func:`~schnetpack_tpainn.data.check.check_database`; also too few
-                frames for the partitions, or a part without any.
+                frames for the partitions, a part without any, or a frame in two parts.
         """
         if self.dataset is not None:
             return
@@ -171,11 +174,21 @@ class TPaiNNDataModule(CachedDataModule):
             raise DataError(
                 f"{error} Delete {self.split_file}, or restore data.num_train, num_val, num_test"
             ) from error
-        largest = max([*self.train_idx, *self.val_idx, *self.test_idx], default=-1)
-        if largest >= n_frames:
+        parts = {"train": self.train_idx, "val": self.val_idx, "test": self.test_idx}
+        frames, counts = np.unique([i for part in parts.values() for i in part], return_counts=True)
+        outside = frames[(frames < 0) | (frames >= n_frames)]
+        if len(outside):
             raise DataError(
-                f"split file {self.split_file} names frame {largest}, the data set has "
+                f"split file {self.split_file} names frame {outside[-1]:.0f}, the data set has "
                 f"{n_frames} frames: delete the split file or restore its data set"
+            )
+        if twice := frames[counts > 1].tolist():
+            where = {i: [name for name, part in parts.items() if i in part] for i in twice[:5]}
+            few = ", ".join(f"{i} ({' and '.join(names)})" for i, names in where.items())
+            raise DataError(
+                f"expected no frame twice in {self.split_file or 'the parts of data.splitting'}, "
+                f"got {len(twice)} that are, such as {few}: errors on frames that were trained on "
+                "say nothing; leave each in one part, or delete the split file"
             )
 
     def _refuse_empty_parts(self) -> None:

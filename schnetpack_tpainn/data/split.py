@@ -40,13 +40,14 @@ def _open_end(size: int | None) -> int | None:
     return None if size is None or size < 0 else size
 
 
-def check_sizes(n_frames: int, *sizes: float | None) -> None:
+def check_sizes(n_frames: int, *sizes: float | None, key: str = "n_frames") -> None:
     """Refuse partitions that need more frames than will be made, before any is.
 
     Args:
         n_frames: frames that will be made.
         *sizes: number of training, validation and test frames; open ones (None, negative) and 0
             need one frame at least, relative ones (floats) are not judged.
+        key: the source's setting that says so.
 
     Raises:
         DataError: there are too few frames.
@@ -56,9 +57,9 @@ def check_sizes(n_frames: int, *sizes: float | None) -> None:
     needed = [max(1, int(size or 0)) for size in sizes]
     if sum(needed) > n_frames:
         raise DataError(
-            "expected num_train + num_val + num_test, each at least 1, of at most n_frames = "
+            f"expected num_train + num_val + num_test, each at least 1, of at most {key} = "
             f"{n_frames}, got {' + '.join(map(str, needed))} = {sum(needed)}; ask for fewer, or "
-            "raise data.source.n_frames"
+            f"raise data.source.{key}"
         )
 
 
@@ -67,24 +68,30 @@ class SeededSplit(SplittingStrategy):
 
     Training frames are the first of one permutation, validation frames its last, test frames the
     ones before those. Validation and, where ``num_test`` is given, test frames therefore do not
-    depend on ``num_train``, and nothing depends on the state of the global generators.
+    depend on ``num_train``, and nothing depends on the state of the global generators. With a
+    ``test_seed`` the test frames are the first of a permutation of their own, the same for every
+    ``seed``, which then draws training and validation frames from all others.
 
     .. code-block:: yaml
 
         splitting:
           _target_: schnetpack_tpainn.data.split.SeededSplit
           seed: 0
+          test_seed: null
 
     Args:
         seed: seed of the permutation.
+        test_seed: seed of the test frames' own permutation, which needs ``num_test``; None: they
+            follow ``seed``.
     """
 
-    def __init__(self, seed: int = 0) -> None:
+    def __init__(self, seed: int = 0, test_seed: int | None = None) -> None:
         super().__init__()
         self.seed = seed
+        self.test_seed = test_seed
 
     def split(self, dataset: Any, *split_sizes: int | None) -> tuple[list[int], ...]:
-        """Partition a data set; too few frames are a ``DataError``.
+        """Partition a data set.
 
         Args:
             dataset: the data set; only its length is used.
@@ -94,10 +101,25 @@ class SeededSplit(SplittingStrategy):
         Returns:
             Training, validation and test indices.
 
+        Raises:
+            DataError: too few frames, or ``test_seed`` without a number of test frames.
         """
         n_train, n_val, n_test = split_sizes
-        order = _shuffled(range(len(dataset)), self.seed)
-        return _partitions(order, n_train, n_val, _open_end(n_test), "frames")
+        n_test = _open_end(n_test)
+        if self.test_seed is None:
+            order = _shuffled(range(len(dataset)), self.seed)
+            return _partitions(order, n_train, n_val, n_test, "frames")
+        if n_test is None:
+            raise DataError(
+                "expected a number for num_test, which test_seed draws before all others, got "
+                "none; set data.num_test, or data.splitting.test_seed=null"
+            )
+        tests = _shuffled(range(len(dataset)), self.test_seed)
+        pool = _shuffled(sorted(tests[n_test:]), self.seed)
+        train, val, _ = _partitions(
+            pool, n_train, n_val, None, f"frames beside num_test = {n_test}"
+        )
+        return train, val, tests[:n_test]
 
 
 class PartSplit(SplittingStrategy):
@@ -112,16 +134,19 @@ class PartSplit(SplittingStrategy):
         splitting:
           _target_: schnetpack_tpainn.data.split.PartSplit
           seed: 0
+          test_seed: null
 
     Args:
         seed: seed of the permutations.
         part_key: name of the key-value pair.
+        test_seed: seed that chooses ``num_test`` of the test rows; None: ``seed`` does.
     """
 
-    def __init__(self, seed: int = 0, part_key: str = "part") -> None:
+    def __init__(self, seed: int = 0, part_key: str = "part", test_seed: int | None = None) -> None:
         super().__init__()
         self.seed = seed
         self.part_key = part_key
+        self.test_seed = test_seed
 
     def split(self, dataset: Any, *split_sizes: int | None) -> tuple[list[int], ...]:
         """Partition a data set.
@@ -148,7 +173,7 @@ class PartSplit(SplittingStrategy):
             )
         pool = _shuffled([i for i, part in parts.items() if part != "test"], self.seed)
         train, val, _ = _partitions(pool, n_train, n_val, None, "frames outside the test part")
-        tests = _shuffled(marked, self.seed)
+        tests = _shuffled(marked, self.seed if self.test_seed is None else self.test_seed)
         n_test = _open_end(n_test)
         if n_test is not None and n_test > len(tests):
             raise DataError(

@@ -14,6 +14,7 @@ from ase.db import connect
 from distorted import frames_of
 from modules import module, ready
 from schnetpack import properties
+from schnetpack.data import SplittingStrategy
 from schnetpack.transform import (
     MatScipyNeighborList,
 )
@@ -115,6 +116,13 @@ def test_frames_that_cannot_suffice_are_not_made(tmp_path: Path, sizes, message)
     assert not list(tmp_path.iterdir())
 
 
+def test_molecules_that_cannot_suffice_are_not_made(tmp_path: Path) -> None:
+    source = Maker(n_molecules=20)
+    with pytest.raises(DataError, match=r"n_molecules = 20, .*data\.source\.n_molecules"):
+        module(tmp_path / "x.db", source=source, num_train=17).prepare_data()
+    assert source.made == 0
+
+
 @pytest.mark.parametrize("sizes", [{}, {"num_test": 6}, {"num_train": 0.5, "num_test": 0.3}])
 def test_frames_that_just_suffice_are_made(tmp_path: Path, sizes) -> None:
     source = Maker(n_frames=20)
@@ -159,6 +167,33 @@ def test_a_split_file_of_another_data_set(database, tmp_path: Path) -> None:
     np.savez(split, train_idx=np.arange(10), val_idx=np.arange(10, 14), test_idx=[99])
     with pytest.raises(DataError, match="names frame 99"):
         module(database(), split_file=str(split)).setup()
+
+
+def test_a_split_file_that_names_no_frame(database, tmp_path: Path) -> None:
+    split = tmp_path / "split.npz"
+    np.savez(split, train_idx=np.arange(10), val_idx=np.arange(10, 14), test_idx=[-1])
+    with pytest.raises(DataError, match="names frame -1"):
+        module(database(), split_file=str(split)).setup()
+
+
+def test_parts_that_share_frames(database, tmp_path: Path) -> None:
+    split = tmp_path / "split.npz"
+    np.savez(split, train_idx=[*range(9), 4], val_idx=range(8, 12), test_idx=[11, 12, 3, 4])
+    with pytest.raises(DataError, match=r"twice in .*split\.npz, got 4 .* such as 3 ") as error:
+        module(database(), split_file=str(split)).setup()
+    assert "3 (train and test), 4 (train and test), 8 (train and val), 11 (val and" in str(
+        error.value
+    )
+    np.savez(split, train_idx=[*range(9), 4], val_idx=range(10, 14), test_idx=[15])
+    with pytest.raises(DataError, match=r"got 1 that are, such as 4 \(train\)"):
+        module(database(), split_file=str(split)).setup()
+
+    class Overlapping(SplittingStrategy):
+        def split(self, dataset: Any, *sizes: int | None) -> tuple[list[int], ...]:
+            return list(range(10)), [9, 10, 11, 12], [13]
+
+    with pytest.raises(DataError, match=r"parts of data\.splitting.* 9 \(train and val\)"):
+        module(database(), splitting=Overlapping()).setup()
 
 
 def test_a_split_file_of_other_sizes(database, tmp_path: Path) -> None:
@@ -235,16 +270,9 @@ def test_clear_cache_lets_changed_offsets_through(database) -> None:
     assert datamodule.train_dataset[0]["energy"].item() < -4000
 
 
-def test_parts_with_transforms_of_their_own_do_not_mix(database, tmp_path: Path) -> None:
-    split = tmp_path / "split.npz"
-    same = np.arange(10)
-    np.savez(split, train_idx=same, val_idx=same, test_idx=same)
-    datamodule = ready(
-        database(),
-        split_file=str(split),
-        num_val=10,
-        val_transforms=[MatScipyNeighborList(cutoff=2.0)],
-    )
+def test_parts_with_transforms_of_their_own_do_not_mix(database) -> None:
+    frames = frames_of(1) * 20
+    datamodule = ready(database(frames), val_transforms=[MatScipyNeighborList(cutoff=2.0)])
     n_train = datamodule.train_dataset[0][properties.idx_i].numel()
     assert datamodule.val_dataset[0][properties.idx_i].numel() < n_train
 
