@@ -28,8 +28,10 @@ def test_a_sound_database_passes(database) -> None:
 def test_a_file_that_is_no_database(tmp_path: Path) -> None:
     path = tmp_path / "x.db"
     path.write_text("energies and forces")
-    with pytest.raises(DataError, match="expected a SchNetPack database"):
+    with pytest.raises(DataError, match="expected a SchNetPack database, cannot read"):
         check(path)
+    with pytest.raises(DataError, match=r"ends in '\.db', got .*x\.json"):
+        check(tmp_path / "x.json")
 
 
 def test_an_empty_database(database) -> None:
@@ -66,6 +68,29 @@ def test_labels_of_every_frame(database) -> None:
         db.write(frames_of(1)[0], data={"energy": np.array([1.0])})
     with pytest.raises(DataError, match="frame id 21 has energy;"):
         check(path)
+
+
+def test_frames_without_any_label(database) -> None:
+    path = database()
+    with connect(path, use_lock_file=False) as db:
+        db.write(frames_of(1)[0])
+    with pytest.raises(DataError, match="frame id 21 has no labels;"):
+        check(path)
+
+
+def test_molecules_of_every_size_without_forces(database) -> None:
+    names = ["CH4", "C6H6", "H", "H2O"]
+    frames = frames_of(12, names)
+    table = check_database(database(frames, drop="forces"), "energy", None)
+    expected = [np.bincount(atoms.numbers, minlength=100) for atoms in frames]
+    np.testing.assert_array_equal(table.counts, expected)
+    frames[9].positions[3] = frames[9].positions[8] + 0.1
+    with pytest.raises(DataError, match=r"got 0\.173 Å in 1 frames: ids 10"):
+        check_database(database(frames, drop="forces"), "energy", None)
+    frames = [*frames_of(12, names), frames_of(1, ["CH3CH2OH"])[0]]
+    energies = [*[-1.0] * 12, np.nan]
+    with pytest.raises(DataError, match="1 frames: ids 13"):
+        check_database(database(frames, energies=energies, drop="forces"), "energy", None)
 
 
 def test_shapes(database) -> None:
