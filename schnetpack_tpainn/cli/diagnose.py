@@ -91,7 +91,7 @@ def _apply(config: DictConfig) -> tuple[Any, list[int]]:
     datamodule = instantiate(config.data)
     datamodule.prepare_data()
     datamodule.setup()
-    check_data_units(datamodule.dataset, *keys)
+    check_data_units(datamodule, *keys)
     task.model.initialize_transforms(datamodule)
     record = task.strategy.apply(Context(task.model, datamodule, *keys))
     return record, [int(i) for i in datamodule.train_idx]

@@ -92,6 +92,7 @@ def _table(card: Mapping[str, Any], offsets: Sequence[str], n: int, title: str) 
         "weights": n,
         "elements": elements and ", ".join(chemical_symbols[z] for z in elements),
         "offsets": ", ".join(offsets),
+        "labels": ", ".join(card.get("labels") or ()),
         **{key: card.get(key) for key in SHOWN},
     }
     rows["data"] = (rows["data"] or {}).get("path")

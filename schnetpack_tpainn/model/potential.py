@@ -50,6 +50,9 @@ class TPaiNNPotential(NeuralNetworkPotential):
             output_key: energy
           - _target_: schnetpack.atomistic.Forces
 
+    ``Forces`` with a ``force_key`` of null are left out: a model for energies alone, which is
+    trained without second derivatives.
+
     Args:
         representation: builds the features; :class:`~schnetpack_tpainn.representation.TPaiNN` if
             compiled.
@@ -78,7 +81,7 @@ class TPaiNNPotential(NeuralNetworkPotential):
         super().__init__(
             representation,
             input_modules,
-            output_modules,
+            [m for m in output_modules or () if not _is_silent(m)],
             postprocessors,
             input_dtype_str,
             do_postprocessing,
@@ -106,6 +109,11 @@ class TPaiNNPotential(NeuralNetworkPotential):
         for module in self.output_modules:
             inputs = module(inputs)
         return self.extract_outputs(self.postprocess(inputs))
+
+
+def _is_silent(module: torch.nn.Module) -> bool:
+    """Whether a module would compute forces for nobody."""
+    return isinstance(module, Forces) and module.force_key is None and not module.calc_stress
 
 
 _programs: WeakKeyDictionary[TPaiNNPotential, dict[Any, Any]] = WeakKeyDictionary()

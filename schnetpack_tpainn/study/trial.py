@@ -10,6 +10,7 @@ from schnetpack_tpainn.errors import DataError
 from schnetpack_tpainn.files import claim_directory
 from schnetpack_tpainn.study.comparison import COLUMNS, read_run
 from schnetpack_tpainn.study.jobs import Job, run_jobs
+from schnetpack_tpainn.transfer.outcome import targets
 
 __all__ = ["HELPS", "HURTS", "describe", "run_trial"]
 
@@ -35,8 +36,9 @@ def run_trial(
         steps: optimiser steps.
 
     Returns:
-        ``verdict``, ``ratio`` of the errors from scratch to those of the transfer, ``scratch`` and
-        ``transfer`` (errors on the other half), ``steps``, ``n_train`` and ``n_judged``.
+        ``verdict`` (by forces, or by energies where there are no others), ``ratio`` of the errors
+        from scratch to those of the transfer, ``scratch`` and ``transfer`` (errors on the other
+        half), ``steps``, ``n_train`` and ``n_judged``.
 
     Raises:
         DataError: there are not two labels.
@@ -61,9 +63,10 @@ def run_trial(
     jobs = _jobs(overrides, transfer, directory, steps, len(tuned), len(judged))
     run_jobs(list(jobs.values()))
     errors = {name: read_run(directory / name)["test"] for name in jobs}
-    ratio = {key: errors["scratch"][key] / errors["transfer"][key] for key in COLUMNS}
+    scratch, tuned_errors = errors["scratch"], errors["transfer"]
+    ratio = {key: scratch[key] / tuned_errors[key] for key in COLUMNS if key in scratch}
     return {
-        "verdict": _verdict(ratio["forces_mae_mev_per_ang"]),
+        "verdict": _verdict(ratio[_judge(ratio)[1]]),
         "ratio": ratio,
         **errors,
         "steps": steps,
@@ -98,6 +101,12 @@ def _jobs(
     return {name: Job(directory / name, w, steps) for name, w in words.items()}
 
 
+def _judge(ratio: Mapping[str, float]) -> tuple[str, str, str]:
+    """What the verdict rests on: its name, its key and its unit."""
+    what, (key, unit) = next(iter(targets(ratio).items()))
+    return {"forces": "force"}.get(what, what), key, unit
+
+
 def _verdict(ratio: float) -> str:
     if ratio > MARGIN:
         return HELPS
@@ -113,10 +122,10 @@ def describe(trial: Mapping[str, Any]) -> str:
     Returns:
         A paragraph.
     """
-    key = "forces_mae_mev_per_ang"
+    what, key, unit = _judge(trial["ratio"])
     return (
         f"trial: {trial['verdict']}. After {trial['steps']} steps on {trial['n_train']} labels, "
-        f"the force MAE on {trial['n_judged']} others is {trial['transfer'][key]:.1f} meV/Å with "
+        f"the {what} MAE on {trial['n_judged']} others is {trial['transfer'][key]:.1f} {unit} with "
         f"the transfer and {trial['scratch'][key]:.1f} from scratch, {trial['ratio'][key]:.2f} "
         "times as large. Longer training lets scratch catch up; more labels make the trial surer."
     )

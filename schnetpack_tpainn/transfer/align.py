@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 MODES = ("offset+scale", "offset", "none")
 PRIORS = ("minimum", "mean", "atoms")
+NOISE = 1e-6  # share of float32 energies that is rounding
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Alignment:
     Attributes:
         scale: factor ``a`` put on the model's energy.
         fitted_scale: what least squares gives for ``a``; other than ``scale`` where it makes no
-            sense, and None where it was not fitted or the model predicts no forces.
+            sense, and None where it was not fitted or nothing determines it.
         offsets: changes of the offsets in eV per atomic number, float64, (zmax,).
         rank: rank of the composition matrix (frames by elements).
         n_elements: number of elements, the rank that determines every offset.
@@ -74,10 +75,12 @@ class Align:
         w \Big[ \Big\langle \Big(\frac{\Delta E}{n}\Big)^2 \Big\rangle
         + \lambda \sum_Z (c_Z - c^0_Z)^2 \Big] + \langle \Delta F^2 \rangle
 
-    with means over frames and force components, in eV and Å. Where the compositions do not
-    determine every offset (liquid water: rank 1) and there is no ridge, the solution is the one
-    nearest to the prior :math:`c^0`; the prior then changes no energy of those compositions.
-    Elements that the training frames lack get the prior.
+    with means over frames and force components, in eV and Å. On energies alone the last term is
+    absent: ``a`` is the slope between what offsets leave of the labels and of the model's energies,
+    small where the two have little in common. Where the compositions do not determine every offset
+    (liquid water: rank 1) and there is no ridge, the solution is the one nearest to the prior
+    :math:`c^0`; the prior then changes no energy of those compositions. Elements that the training
+    frames lack get the prior.
 
     .. code-block:: yaml
 
@@ -92,7 +95,7 @@ class Align:
         mode: ``offset+scale``, ``offset``, or ``none``, which keeps the offsets that the data
             module fits to the labels alone.
         energy_weight: weight w of the energies per atom beside the force components; 0 fits the
-            scale to the forces alone.
+            scale to the forces alone, and is refused where there are none.
         ridge: strength :math:`\lambda` of the pull towards the prior.
         towards: the prior: ``minimum`` (zeros), ``mean`` (for every element the mean energy per
             atom of the labels), ``atoms`` (isolated-atom energies in the data's metadata); null
@@ -139,10 +142,16 @@ class Align:
 
         Raises:
             CheckpointError: the model predicts NaN, or has no head to scale.
-            TransferError: isolated-atom energies are asked for and the data lack them.
+            TransferError: isolated-atom energies or forces are asked for and the data lack them.
         """
         predictions = context.predictions("train", max_frames)
-        if not (predictions.energy.isfinite().all() and predictions.forces.isfinite().all()):
+        if predictions.forces is None and self.mode == "offset+scale" and not self.energy_weight:
+            raise TransferError(
+                "transfer.align.energy_weight=0 fits the scale to forces alone: expected labels "
+                "with forces, got energies alone; leave transfer.align.energy_weight at 1"
+            )
+        found = predictions.energy, predictions.forces
+        if not all(f.isfinite().all() for f in found if f is not None):
             raise CheckpointError(
                 "expected finite energies and forces on the training frames, got NaN or infinity "
                 "from the model; use another checkpoint, trained at a lower learning rate"
@@ -221,16 +230,22 @@ def fit_alignment(
     label = torch.cat([(p.energy_label - p.composition @ offsets) * row, zeros])
     inverse = torch.linalg.pinv(design)  # (K, M + K)
     fitted = None
-    if fit_scale and p.forces.any():
+    if fit_scale:
         # the offsets take what they can of both sides; the scale is fitted to what remains
-        rest_model, rest_label = (
-            torch.cat([energy_weight**0.5 * (e - design @ (inverse @ e)), f / len(f) ** 0.5])
-            for e, f in ((model, p.forces.flatten()), (label, p.forces_label.flatten()))
-        )
-        fitted = ((rest_model @ rest_label) / rest_model.square().sum()).item()
-    scale = _accepted(fitted) if fit_scale else 1.0
+        rest = [e - design @ (inverse @ e) for e in (model, label)]
+        determined = rest[0].norm() > NOISE * model.norm()
+        if p.forces is not None and p.forces_label is not None:
+            rest = [
+                torch.cat([energy_weight**0.5 * e, f.flatten() / f.numel() ** 0.5])
+                for e, f in zip(rest, (p.forces, p.forces_label), strict=True)
+            ]
+            determined = p.forces.any()
+        if determined:
+            fitted = ((rest[0] @ rest[1]) / rest[0].square().sum()).item()
+    scale = _accepted(fitted, "energies" if p.forces is None else "forces") if fit_scale else 1.0
     offsets[present] += inverse @ (label - scale * model)
-    after = replace(p, energy=scale * p.energy + p.composition @ offsets, forces=scale * p.forces)
+    forces = None if p.forces is None else scale * p.forces
+    after = replace(p, energy=scale * p.energy + p.composition @ offsets, forces=forces)
     singular, rank = torch.linalg.svdvals(x), int(torch.linalg.matrix_rank(x))
     condition = (singular[0] / singular[rank - 1]).item()
     log.info("alignment: scale %.4f, offsets of rank %d of %d elements", scale, rank, len(present))
@@ -239,23 +254,26 @@ def fit_alignment(
     )
 
 
-def _accepted(fitted: float | None) -> float:
+def _accepted(fitted: float | None, what: str) -> float:
     """The scale to use, and a warning where it says that the teacher is poor."""
-    if fitted is None or fitted <= 0:
-        log.warning(
-            "the pretrained model's forces %s those of the DFT labels: the scale is left at 1 and "
-            "only offsets are fitted. The classical force field is a poor teacher here, or units "
-            "or signs of the labels are wrong; check them before you use this run",
-            "are zero beside" if fitted is None else f"point against (factor {fitted:.3g})",
-        )
-        return 1.0
-    if not 0.2 < fitted < 5:
-        log.warning(
-            "the pretrained model's forces need a factor of %.3g to match the DFT labels "
-            "(expected 0.2 to 5): the classical force field may be a poor teacher here",
-            fitted,
-        )
-    return fitted
+    if fitted is not None and fitted > 0:
+        if not 0.2 < fitted < 5:
+            log.warning(
+                "the pretrained model's %s need a factor of %.3g to match the DFT labels "
+                "(expected 0.2 to 5): the classical force field may be a poor teacher here",
+                *(what, fitted),
+            )
+        return fitted
+    found = "are zero beside" if fitted is None else f"point against (factor {fitted:.3g})"
+    if fitted is None and what == "energies":
+        found = "leave no remainder beside offsets (more labels help) to compare with"
+    log.warning(
+        "the pretrained model's %s %s those of the DFT labels: the scale is left at 1 and only "
+        "offsets are fitted. The classical force field is a poor teacher here, or units or signs "
+        "of the labels are wrong; check them before you use this run",
+        *(what, found),
+    )
+    return 1.0
 
 
 def scale_head(model: nn.Module, energy_key: str, scale: float) -> None:

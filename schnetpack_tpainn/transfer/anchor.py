@@ -169,7 +169,7 @@ class EWC(L2SP):
             Shape (P,).
         """
         datamodule = task.trainer.datamodule
-        frames = pretraining_frames(record, datamodule, self.n_frames, self.seed)
+        frames = pretraining_frames(record, datamodule, self.n_frames, self.seed, False)
         return gauss_newton(task, AtomsLoader(frames, batch_size=1), self.seed)
 
 

@@ -21,13 +21,13 @@ class Context:
         model: the model, with offsets fitted to the labels alone.
         datamodule: data module, set up.
         energy_key: key of the energy in model and data.
-        forces_key: key of the forces.
+        forces_key: key of the forces; None for energies alone.
     """
 
     model: nn.Module
     datamodule: Any
     energy_key: str
-    forces_key: str
+    forces_key: str | None
 
     def dataset(self, part: str, max_frames: int | None = None) -> Any:
         """Labelled frames.

@@ -80,7 +80,7 @@ def find_coverage(context: Context, record: TransferRecord) -> dict[str, Any]:
         What :func:`coverage` finds.
     """
     try:
-        frames = pretraining_frames(record, context.datamodule, MAX_FRAMES)
+        frames = pretraining_frames(record, context.datamodule, MAX_FRAMES, with_forces=False)
     except TPaiNNError as error:
         return unknown(str(error))
     labels = context.dataset("train", MAX_FRAMES)

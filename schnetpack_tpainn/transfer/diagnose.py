@@ -20,6 +20,12 @@ Rows = list[list[str]]
 
 UNJUDGED = "not judged"
 FAVOURABLE = "its forces point where the DFT forces point"
+FOLLOWING = "its energies follow the DFT energies"
+ENERGIES_ALONE = "the labels have no forces: judged by energies alone, a weaker ground"
+FEW_ENERGIES = (
+    "the labels have no forces, and too few energies to judge by once offsets per element are "
+    "fitted: raise data.num_train"
+)
 TRIAL = "closeness alone is a poor guide: the real test is `tpainn-diagnose --trial`"
 QUARTERS = torch.tensor([0.25, 0.5, 0.75, 1.0], dtype=torch.float64)
 TINY = 1e-12
@@ -37,11 +43,11 @@ class Diagnosis:
         forces: of the model as pretrained, ``cosine`` (mean over atoms, weighted by the labelled
             force), ``correlation`` and ``slope`` (label over model) of the components, and
             ``ratio`` of the root-mean-square label to that of the model; ``mae_mev_per_ang`` of the
-            aligned model, and ``zero_mae_mev_per_ang`` of zero forces.
-        energy: ``correlation`` per atom of what offsets per element leave unexplained, and its
-            degrees of ``freedom`` (None with fewer than two); ``mae_mev`` of the aligned model, and
-            ``composition_mae_mev`` of offsets alone.
-        by_element: element -> ``n_atoms``, ``cosine`` and ``mae_mev_per_ang``.
+            aligned model, and ``zero_mae_mev_per_ang`` of zero forces. Empty on energies alone.
+        energy: ``correlation`` per atom of what offsets per element leave unexplained, ``ratio`` of
+            the labels' to the model's, and the degrees of ``freedom`` (None with fewer than two);
+            ``mae_mev`` of the aligned model, and ``composition_mae_mev`` of offsets alone.
+        by_element: element -> ``n_atoms``, ``cosine`` and ``mae_mev_per_ang``; likewise.
         by_magnitude: quarters of the atoms by labelled force ``up_to_ev_per_ang``: the same.
         coverage: see :func:`~schnetpack_tpainn.transfer.coverage.coverage`.
     """
@@ -57,8 +63,9 @@ class Diagnosis:
     coverage: dict[str, Any]
 
     def plain(self) -> dict[str, Any]:
-        """The diagnosis for checkpoint and report."""
-        return asdict(self)
+        """The diagnosis for checkpoint and report; what rests on forces is absent without them."""
+        forces = {"forces", "by_element", "by_magnitude"} if not self.forces else ()
+        return {key: value for key, value in asdict(self).items() if key not in forces}
 
 
 def diagnose(
@@ -70,7 +77,8 @@ def diagnose(
 ) -> Diagnosis:
     """Judge a pretrained model by its predictions for the training labels.
 
-    The network stands for the force field that it learned, which is not evaluated.
+    The network stands for the force field that it learned, which is not evaluated. On energies
+    alone the judgement rests on what offsets per element leave of them, and says so.
 
     Args:
         pretrained: of the model as it was copied.
@@ -82,17 +90,23 @@ def diagnose(
     Returns:
         The diagnosis.
     """
-    by_element = {
-        chemical_symbols[z]: _group(pretrained, aligned, pretrained.numbers == z)
-        for z in pretrained.numbers.unique().tolist()
-    }
-    forces, energy = _forces(pretrained, aligned), _energy(pretrained, aligned)
-    if unfit is None and forces["zero_mae_mev_per_ang"] < 1.0:
-        unfit = "the labelled forces are all but zero"
+    energy = _energy(pretrained, aligned)
+    forces: dict[str, float] = {}
+    by_element: dict[str, dict[str, float]] = {}
+    by_magnitude: list[dict[str, float]] = []
+    f, label, error = pretrained.forces, pretrained.forces_label, aligned.forces_error
+    if f is not None and label is not None and error is not None:
+        forces = _forces(f, label, error)
+        for z in pretrained.numbers.unique().tolist():
+            here = pretrained.numbers == z
+            by_element[chemical_symbols[z]] = _group(f[here], label[here], error[here])
+        by_magnitude = _quarters(f, label, error)
+    unfit = unfit or _unfit(forces, energy)
     if unfit is None:
         found = findings(forces, energy, by_element, coverage)
         verdict = max((f.verdict for f in found), key=VERDICTS.index, default=VERDICTS[0])
-        reasons = [f.sentence for f in found] or [FAVOURABLE]
+        reasons = [f.sentence for f in found] or [FAVOURABLE if forces else FOLLOWING]
+        reasons += [] if forces else [ENERGIES_ALONE]
     else:
         verdict, reasons = UNJUDGED, [unfit]
     return Diagnosis(
@@ -103,19 +117,29 @@ def diagnose(
         forces,
         energy,
         by_element,
-        _quarters(pretrained, aligned),
+        by_magnitude,
         dict(coverage),
     )
 
 
-def _forces(pretrained: Predictions, aligned: Predictions) -> dict[str, float]:
-    f, label = pretrained.forces, pretrained.forces_label
+def _unfit(forces: Mapping[str, float], energy: Mapping[str, Any]) -> str | None:
+    """Why the labels cannot judge a teacher, if they cannot."""
+    if forces:
+        zero = forces["zero_mae_mev_per_ang"] < 1.0
+        return "the labelled forces are all but zero" if zero else None
+    if energy["correlation"] is None:
+        return FEW_ENERGIES
+    same = energy["composition_mae_mev"] < 1.0
+    return "offsets per element explain all but 1 meV of the labelled energies" if same else None
+
+
+def _forces(f: Tensor, label: Tensor, error: Tensor) -> dict[str, float]:
     return {
         "cosine": _cosine(f, label),
         "correlation": _correlation(f.flatten(), label.flatten()),
         "slope": ((f * label).sum() / f.square().sum().clamp(min=TINY)).item(),
         "ratio": (label.norm() / f.norm().clamp(min=TINY)).item(),
-        "mae_mev_per_ang": _mae_mev(aligned.forces - label),
+        "mae_mev_per_ang": _mae_mev(error),
         "zero_mae_mev_per_ang": _mae_mev(label),
     }
 
@@ -131,30 +155,30 @@ def _energy(pretrained: Predictions, aligned: Predictions) -> dict[str, Any]:
     known = freedom >= 2
     return {
         "correlation": _correlation(*rest) if known else None,
+        "ratio": (rest[1].norm() / rest[0].norm().clamp(min=TINY)).item() if known else None,
         "freedom": freedom,
         "mae_mev": _mae_mev(aligned.energy - aligned.energy_label),
         "composition_mae_mev": _mae_mev(rest[1] * n_atoms) if known else None,
     }
 
 
-def _group(pretrained: Predictions, aligned: Predictions, atoms: Tensor) -> dict[str, float]:
+def _group(f: Tensor, label: Tensor, error: Tensor) -> dict[str, float]:
     """How well the forces on some atoms are met."""
-    label = pretrained.forces_label[atoms]
     return {
         "n_atoms": len(label),
-        "cosine": _cosine(pretrained.forces[atoms], label),
-        "mae_mev_per_ang": _mae_mev(aligned.forces[atoms] - label),
+        "cosine": _cosine(f, label),
+        "mae_mev_per_ang": _mae_mev(error),
     }
 
 
-def _quarters(pretrained: Predictions, aligned: Predictions) -> list[dict[str, float]]:
-    size = pretrained.forces_label.norm(dim=1)  # (N,)
+def _quarters(f: Tensor, label: Tensor, error: Tensor) -> list[dict[str, float]]:
+    size = label.norm(dim=1)  # (N,)
     bounds = size.quantile(QUARTERS)
     quarter = torch.bucketize(size, bounds[:-1])  # (N,)
     return [
-        {"up_to_ev_per_ang": bound, **_group(pretrained, aligned, quarter == k)}
+        {"up_to_ev_per_ang": bound, **_group(f[here], label[here], error[here])}
         for k, bound in enumerate(bounds.tolist())
-        if (quarter == k).any()
+        if (here := quarter == k).any()
     ]
 
 
@@ -182,7 +206,7 @@ def lines(diagnosis: Mapping[str, Any]) -> list[str]:
     Returns:
         The verdict first.
     """
-    forces, energy, coverage = (diagnosis[k] for k in ("forces", "energy", "coverage"))
+    energy, coverage = diagnosis["energy"], diagnosis["coverage"]
     energies = f"MAE {energy['mae_mev']:.1f} meV"
     if energy["correlation"] is not None:
         energies = f"correlation {energy['correlation']:.3f}, {energies} (offsets alone: "
@@ -193,12 +217,18 @@ def lines(diagnosis: Mapping[str, Any]) -> list[str]:
         covered = f"{coverage['outside']:.0%} of the atoms lie outside the pretraining frames "
         covered += f"({', '.join(shares)}; as a rule 5%)"
     n = diagnosis["n_frames"]
+    of_forces = []
+    if "forces" in diagnosis:
+        forces = diagnosis["forces"]
+        of_forces.append(
+            f"  forces: cosine {forces['cosine']:.3f}, correlation {forces['correlation']:.3f}, "
+            f"slope {forces['slope']:.3g}, MAE {forces['mae_mev_per_ang']:.0f} meV/Å (zero forces: "
+            f"{forces['zero_mae_mev_per_ang']:.0f})"
+        )
     return [
         f"teacher: {diagnosis['verdict']}, by {n} training label{'s' if n > 1 else ''}",
         *(f"  {reason}" for reason in diagnosis["reasons"]),
-        f"  forces: cosine {forces['cosine']:.3f}, correlation {forces['correlation']:.3f}, slope "
-        f"{forces['slope']:.3g}, MAE {forces['mae_mev_per_ang']:.0f} meV/Å (zero forces: "
-        f"{forces['zero_mae_mev_per_ang']:.0f})",
+        *of_forces,
         f"  energies: {energies}",
         f"  coverage: {covered}",
     ]
@@ -221,8 +251,10 @@ def tables(diagnosis: Mapping[str, Any]) -> list[tuple[str, list[str], Rows]]:
         diagnosis: a :class:`Diagnosis`, plain.
 
     Returns:
-        Title, headings and rows of cells for each table.
+        Title, headings and rows of cells for each table; none on energies alone.
     """
+    if "forces" not in diagnosis:
+        return []
     columns = ["atoms", "cosine", "MAE (meV/Å)"]
     covered = diagnosis["coverage"]["elements"]
     by_element = [

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogFormatter
 
-from schnetpack_tpainn.transfer.outcome import TARGETS
+from schnetpack_tpainn.transfer.outcome import TARGETS, targets
 
 __all__ = ["COLOURS", "LABELS", "changes", "curves", "draw_run", "parity", "save"]
 
@@ -49,7 +49,7 @@ def save(figure: Figure, path: str | Path) -> Path:
 
 
 def parity(predictions: Mapping[str, Mapping[str, np.ndarray]], reference: str = "DFT") -> Figure:
-    """Predicted against reference energies and forces, one column per model.
+    """Predicted against reference energies and, where there are, forces, one column per model.
 
     Args:
         predictions: model (a key of ``LABELS``) -> ``energy``, ``energy_label`` (eV), ``forces``,
@@ -60,14 +60,14 @@ def parity(predictions: Mapping[str, Mapping[str, np.ndarray]], reference: str =
         The figure.
     """
     n = len(predictions)
-    figure = Figure(figsize=(3.2 * n, 6.2), layout="constrained")
-    grid = figure.subplots(2, n, squeeze=False)
+    n_rows = 2 if all("forces" in p for p in predictions.values()) else 1
+    figure = Figure(figsize=(3.2 * n, 3.1 * n_rows), layout="constrained")
+    grid = figure.subplots(n_rows, n, squeeze=False)
     zero = np.mean([p["energy_label"].mean() for p in predictions.values()])
     for column, (name, p) in enumerate(predictions.items()):
-        pairs = [
-            (p["energy_label"] - zero, p["energy"] - zero, "energy", "eV"),
-            (p["forces_label"].ravel(), p["forces"].ravel(), "force", "eV/Å"),
-        ]
+        pairs = [(p["energy_label"] - zero, p["energy"] - zero, "energy", "eV")]
+        if n_rows > 1:
+            pairs.append((p["forces_label"].ravel(), p["forces"].ravel(), "force", "eV/Å"))
         for row, (label, predicted, what, unit) in enumerate(pairs):
             axes: Axes = grid[row, column]
             axes.scatter(label, predicted, s=4, alpha=0.4, color=COLOURS[name], linewidths=0)
@@ -90,15 +90,17 @@ def curves(
 
     Args:
         histories: model (a key of ``LABELS``) -> one history per seed with ``step``, ``energy``
-            (meV) and ``forces`` (meV/Å).
+            (meV) and, unless it is of energies alone, ``forces`` (meV/Å).
         zero_shot: ``energy`` (meV) and ``forces`` (meV/Å) before any step, drawn as a line.
 
     Returns:
         The figure.
     """
-    figure = Figure(figsize=(8.4, 3.6), layout="constrained")
-    grid = figure.subplots(1, 2)
-    for axes, key, unit in zip(grid, ("forces", "energy"), ("meV/Å", "meV"), strict=True):
+    every = [h for seeds in histories.values() for h in seeds]
+    known = {key: unit for key, (_, unit) in TARGETS.items() if all(key in h for h in every)}
+    figure = Figure(figsize=(4.2 * len(known), 3.6), layout="constrained")
+    grid = figure.subplots(1, len(known), squeeze=False)[0]
+    for axes, (key, unit) in zip(grid, known.items(), strict=True):
         for name, seeds in histories.items():
             step = seeds[0]["step"]
             values = np.array([h[key] for h in seeds])  # (S, T)
@@ -167,7 +169,7 @@ def draw_run(
     """
     figures = {}
     start = report["zero_shot"].get("validation")
-    level = start and {k: start[key] for k, (key, _) in TARGETS.items()}
+    level = start and {k: start[key] for k, (key, _) in targets(start).items()}
     seeds = {name: [h] for name, h in histories.items() if len(h["step"])}
     if seeds:
         figures["learning.png"] = curves(seeds, level)

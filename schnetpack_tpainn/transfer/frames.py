@@ -27,6 +27,7 @@ def force_field_frames(
     seed: int = 0,
     transforms: Sequence[torch.nn.Module] | None = None,
     elements: Sequence[int] | None = None,
+    with_forces: bool = True,
 ) -> CachedAtomsData:
     """Frames of a database with force-field labels, drawn at random.
 
@@ -40,6 +41,7 @@ def force_field_frames(
         seed: seed of the draw.
         transforms: those of other force-field frames, whose offsets to take; fitted when None.
         elements: atomic numbers that pretraining saw; others are refused.
+        with_forces: load forces too, if the labels have them.
 
     Returns:
         The data set, energies in eV and forces in eV/Å; ``Context.batches`` makes a loader of it.
@@ -47,7 +49,8 @@ def force_field_frames(
     Raises:
         TransferError: there are elements that pretraining never saw.
     """
-    energy_key, forces_key = datamodule.energy_key, datamodule.forces_key
+    energy_key, forces_key = datamodule.energy_key, datamodule.forces_key if with_forces else None
+    keys = [key for key in (energy_key, forces_key) if key is not None]
     frames = check_database(path, energy_key, forces_key)
     unseen = set(np.flatnonzero(frames.counts.any(axis=0)).tolist()) - set(elements or range(100))
     if unseen:
@@ -58,9 +61,9 @@ def force_field_frames(
     dataset: Any = CachedAtomsData(
         str(path),
         SampleCache(datamodule.cache.max_bytes),
-        property_units={key: datamodule.dataset.units[key] for key in (energy_key, forces_key)},
+        property_units={key: datamodule.dataset.units[key] for key in keys},
         distance_unit=datamodule.dataset.distance_unit,
-        load_properties=[energy_key, forces_key],
+        load_properties=keys,
     )
     if n_frames is not None and n_frames < len(frames):
         generator = torch.Generator().manual_seed(seed)
@@ -79,7 +82,11 @@ def force_field_frames(
 
 
 def pretraining_frames(
-    record: TransferRecord, datamodule: Any, n_frames: int | None = None, seed: int = 0
+    record: TransferRecord,
+    datamodule: Any,
+    n_frames: int | None = None,
+    seed: int = 0,
+    with_forces: bool = True,
 ) -> CachedAtomsData:
     """Frames that the model was pretrained on, as far as the checkpoint or the user says.
 
@@ -88,6 +95,7 @@ def pretraining_frames(
         datamodule: data module of the labels, set up.
         n_frames: number of frames; all when None or when there are not as many.
         seed: seed of the draw.
+        with_forces: see :func:`force_field_frames`.
 
     Returns:
         As :func:`force_field_frames`.
@@ -107,4 +115,6 @@ def pretraining_frames(
             "its path as transfer.frames"
         )
     elements = record.pretrained.get("elements")
-    return force_field_frames(path, datamodule, n_frames, seed, elements=elements)
+    return force_field_frames(
+        path, datamodule, n_frames, seed, elements=elements, with_forces=with_forces
+    )

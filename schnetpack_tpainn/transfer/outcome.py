@@ -28,6 +28,7 @@ __all__ = [
     "learning_rates",
     "parameter_changes",
     "provenance",
+    "targets",
     "write_predictions",
 ]
 
@@ -40,31 +41,45 @@ ADVICE = (
 )
 
 
+def targets(errors: Mapping[str, Any]) -> dict[str, tuple[str, str]]:
+    """What errors are of: forces and energy, or energy alone.
+
+    Args:
+        errors: what :func:`~schnetpack_tpainn.transfer.evaluate.errors` gave.
+
+    Returns:
+        Those entries of ``TARGETS`` that the errors have.
+    """
+    return {what: (key, unit) for what, (key, unit) in TARGETS.items() if key in errors}
+
+
 def history(
-    directory: Path, energy_key: str = "energy", forces_key: str = "forces"
+    directory: Path, energy_key: str = "energy", forces_key: str | None = "forces"
 ) -> dict[str, np.ndarray]:
     """Validation errors of a run.
 
     Args:
         directory: run directory with the files of Lightning's CSV logger.
         energy_key: key of the energy in the model's results.
-        forces_key: key of the forces.
+        forces_key: key of the forces; None for a run on energies alone.
 
     Returns:
-        ``step``, ``energy`` (MAE, meV) and ``forces`` (MAE, meV/Å), each (T,); T = 0 where no CSV
-        logger was at work.
+        ``step``, ``energy`` (MAE, meV) and ``forces`` (MAE, meV/Å), each (T,), without ``forces``
+        where there are none; T = 0 where no CSV logger was at work.
     """
-    columns = f"val_{energy_key}_mae", f"val_{forces_key}_mae"
-    found: dict[int, list[float]] = {}
+    keys = {"energy": energy_key, "forces": forces_key}
+    columns = {k: f"val_{key}_mae" for k, key in keys.items() if key is not None}
+    found: dict[int, dict[str, float]] = {}
     files = directory.glob("csv/version_*/metrics.csv")  # one more after each resume
     for file in sorted(files, key=lambda f: int(f.parent.name.rpartition("_")[2])):
         with file.open(newline="") as lines:
             for row in csv.DictReader(lines):
-                if row.get(columns[1]):
-                    found[int(row["step"]) + 1] = [float(row[c]) * MEV for c in columns]
+                here = {k: float(row[c]) * MEV for k, c in columns.items() if row.get(c)}
+                if here:
+                    found[int(row["step"]) + 1] = here
     steps = sorted(found)
-    table = np.array([found[s] for s in steps]).reshape(-1, 2)
-    return {"step": np.array(steps), "energy": table[:, 0], "forces": table[:, 1]}
+    known = [k for k in columns if all(k in found[s] for s in steps)]
+    return {"step": np.array(steps), **{k: np.array([found[s][k] for s in steps]) for k in known}}
 
 
 def errors_by_element(p: Predictions) -> dict[str, dict[str, float]]:
@@ -74,10 +89,13 @@ def errors_by_element(p: Predictions) -> dict[str, dict[str, float]]:
         p: predictions and labels.
 
     Returns:
-        Element -> ``n_atoms`` and ``forces_mae_mev_per_ang`` over Cartesian components.
+        Element -> ``n_atoms`` and ``forces_mae_mev_per_ang`` over Cartesian components; none on
+        energies alone.
     """
-    error = (p.forces - p.forces_label).abs().mean(dim=1) * MEV  # (N,)
-    found = {}
+    found: dict[str, dict[str, float]] = {}
+    if p.forces_error is None:
+        return found
+    error = p.forces_error.abs().mean(dim=1) * MEV  # (N,)
     for z in p.numbers.unique().tolist():
         here = error[p.numbers == z]
         found[chemical_symbols[z]] = {
@@ -137,19 +155,22 @@ def write_predictions(path: Path, p: Predictions, offsets: Tensor) -> None:
     """Write predictions and labels, offsets added to both, at once.
 
     Args:
-        path: ``.npz`` to write.
+        path: ``.npz`` to write; without forces on energies alone.
         p: predictions and labels without offsets.
         offsets: eV per atomic number, (zmax,).
     """
     shift = p.composition @ offsets  # (M,)
+    forces: dict[str, Any] = {}
+    if p.forces is not None and p.forces_label is not None:
+        forces["forces"] = p.forces.numpy().astype(np.float32)
+        forces["forces_label"] = p.forces_label.numpy().astype(np.float32)
     temporary = path.with_name(f".{path.stem}.tmp.npz")
     np.savez_compressed(
         temporary,
         energy=(p.energy + shift).numpy(),
         energy_label=(p.energy_label + shift).numpy(),
-        forces=p.forces.numpy().astype(np.float32),
-        forces_label=p.forces_label.numpy().astype(np.float32),
         n_atoms=p.n_atoms.numpy().astype(int),
+        **forces,
     )
     temporary.replace(path)
 
@@ -228,12 +249,12 @@ def find_warnings(
         One sentence each; none where all went well.
     """
     found = []
-    for what, (key, unit) in TARGETS.items():
+    for what, (key, unit) in targets(kept).items():
         if zero_shot is not None and not kept[key] <= zero_shot[key]:  # true for NaN
             found.append(
                 f"Tuning made the {what} worse: validation MAE {kept[key]:.1f} {unit} with the "
                 f"weights that were kept, {zero_shot[key]:.1f} before any step"
-                + _best(validations["step"], validations[what], zero_shot[key], unit)
+                + _best(validations["step"], validations.get(what), zero_shot[key], unit)
             )
         if scratch is not None and not scratch["ratio"][key] >= 1:
             found.append(
@@ -243,9 +264,9 @@ def find_warnings(
     return found
 
 
-def _best(steps: np.ndarray, errors: np.ndarray, before: float, unit: str) -> str:
+def _best(steps: np.ndarray, errors: np.ndarray | None, before: float, unit: str) -> str:
     """Whether any validation of the run was better than its start."""
-    if not np.isfinite(errors).any():
+    if errors is None or not np.isfinite(errors).any():
         return "."
     k = int(np.nanargmin(errors))
     if errors[k] < before:

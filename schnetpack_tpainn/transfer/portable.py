@@ -50,9 +50,10 @@ def make_card(model: nn.Module, model_config: Mapping[str, Any], datamodule: Any
 
     Returns:
         ``format``, ``architecture`` (cutoff in Å, radial basis, irreps, ...), ``model_config``,
-        ``units``, ``elements`` (atomic numbers of the frames), ``level_of_theory`` (what the
-        database says, else the calculator's node), ``data`` (path, fingerprint, ...) and
-        ``versions``. A finished run adds its ``stage``.
+        ``units``, ``labels`` (what it was trained on; if on energies alone, its forces are their
+        gradient, never compared with any), ``elements`` (atomic numbers of the frames),
+        ``level_of_theory`` (what the database says, else the calculator's node), ``data`` (path,
+        fingerprint, ...) and ``versions``. A finished run adds its ``stage``.
     """
     data = provenance(datamodule)
     return {
@@ -60,6 +61,7 @@ def make_card(model: nn.Module, model_config: Mapping[str, Any], datamodule: Any
         "architecture": describe(model),
         "model_config": model_config,
         "units": UNITS,
+        "labels": [k for k in (datamodule.energy_key, datamodule.forces_key) if k is not None],
         "elements": datamodule.elements(),
         "level_of_theory": level_of_theory(data),
         "data": data,

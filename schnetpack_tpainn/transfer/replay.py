@@ -129,20 +129,26 @@ class Replay(Part):
         """State without the frames, for a pickle of the task."""
         return {**self.__dict__, "_frames": []}
 
-    def prepare(self, model: nn.Module) -> None:
+    def prepare(self, model: Any) -> None:
         """Make the frames' own head.
 
         Args:
             model: SchNetPack model.
 
         Raises:
-            TransferError: it has no output modules.
+            TransferError: it has no output modules, or predicts no forces.
         """
         modules = getattr(model, "output_modules", None)
         if not isinstance(modules, nn.ModuleList):
             raise TransferError(
                 "transfer.replay: expected a model with output_modules, such as SchNetPack's "
                 f"NeuralNetworkPotential, got {type(model).__name__}; set transfer/replay=null"
+            )
+        if properties.R not in model.required_derivatives:
+            raise TransferError(
+                "transfer.replay: expected a model that predicts forces, as force-field frames are "
+                "replayed with theirs, got one for energies alone (globals.forces_key=null); set "
+                "transfer/replay=null, or hold the weights by transfer/anchor=ewc"
             )
         head: Any = copy.deepcopy(merged(modules))
         self.head = head.requires_grad_(True)

@@ -199,7 +199,8 @@ class RunReport(Callback):
         offsets = get_offsets(pl_module.model, pl_module.energy_key)
         write_predictions(self.directory / PREDICTIONS_NAME, test, offsets)
         report = self._report(datamodule, pl_module)
-        report |= kept | {"by_element": errors_by_element(test)}
+        elements = errors_by_element(test)
+        report |= kept | ({"by_element": elements} if elements else {})
         keys = pl_module.energy_key, pl_module.forces_key
         self._compare(report, datamodule, history(self.directory, *keys))
         state = network_state(pl_module.model)
@@ -223,7 +224,7 @@ class RunReport(Callback):
             report["transfer"].get("scratch"),
         )
 
-    def _draw(self, report: dict[str, Any], keys: tuple[str, str]) -> None:
+    def _draw(self, report: dict[str, Any], keys: tuple[str, str | None]) -> None:
         """Draw the figures, and put their names into the report."""
         from schnetpack_tpainn.transfer.figures import draw_run  # matplotlib is slow to import
 

@@ -11,6 +11,7 @@ from hydra.utils import instantiate, to_absolute_path
 from omegaconf import DictConfig, OmegaConf
 
 from schnetpack_tpainn.errors import CheckpointError, TPaiNNError, TransferError
+from schnetpack_tpainn.transfer.keys import check_config
 
 __all__ = [
     "REPORT_NAME",
@@ -165,6 +166,7 @@ class Preflight(Callback):
             if scratch is not None:
                 read_scratch_run(Path(to_absolute_path(str(Path(scratch).expanduser()))))
             if OmegaConf.select(config, "transfer._target_") is not None:
+                check_config(config)
                 instantiate(config.transfer).check(lambda: instantiate(config.model))
         except (TPaiNNError, InstantiationException) as error:
             cause = error if isinstance(error, TPaiNNError) else error.__cause__

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from schnetpack_tpainn.errors import TransferError
-from schnetpack_tpainn.transfer.outcome import TARGETS
+from schnetpack_tpainn.transfer.outcome import targets
 from schnetpack_tpainn.transfer.runs import read_scratch_run
 
 __all__ = ["against_scratch", "check_same_test_frames"]
@@ -22,15 +22,23 @@ def check_same_test_frames(scratch: Path, datamodule: Any) -> None:
         datamodule: data module of this run, set up.
 
     Raises:
-        TransferError: it is not finished, not from scratch, or of other data or test frames.
+        TransferError: it is not finished, not from scratch, or has other data, kinds of labels or
+            test frames.
     """
     report = read_scratch_run(scratch)
+    trained, here = ("forces" in targets(report["test"])), datamodule.forces_key is not None
+    if trained != here:
+        labels = {True: "energies and forces", False: "energies alone"}
+        raise TransferError(
+            f"callbacks.report.scratch: expected a run on {labels[here]}, as this one, got "
+            f"{scratch} on {labels[trained]}; train from scratch with the same globals.forces_key"
+        )
     then, now = report["data"], datamodule.dataset.metadata
     mark = "fingerprint" if now.get("fingerprint") and then.get("fingerprint") else "path"
-    here = now[mark] if mark == "fingerprint" else str(Path(datamodule.datapath).resolve())
-    if then[mark] != here:
+    mine = now[mark] if mark == "fingerprint" else str(Path(datamodule.datapath).resolve())
+    if then[mark] != mine:
         raise TransferError(
-            f"callbacks.report.scratch: expected a run on the data of this one ({mark} {here}), "
+            f"callbacks.report.scratch: expected a run on the data of this one ({mark} {mine}), "
             f"got {scratch} with {mark} {then[mark]}; train from scratch on the same data.datapath"
         )
     if sorted(_split(scratch)["test_idx"]) != sorted(datamodule.test_idx):
@@ -62,19 +70,20 @@ def against_scratch(scratch: Path, datamodule: Any, test: Mapping[str, float]) -
 
     Returns:
         ``path``, ``n_train``, ``same_labels`` (the training frames are this run's),
-        ``optimiser_steps``, ``test`` and ``by_element`` of the run from scratch, and ``ratio``, its
-        errors over this run's.
+        ``optimiser_steps``, ``test`` and, if it has forces, ``by_element`` of the run from scratch,
+        and ``ratio``, its errors over this run's.
     """
     report = read_scratch_run(scratch)
+    by_element = {key: report[key] for key in ["by_element"] if key in report}
     return {
         "path": str(scratch.resolve()),
         "n_train": report["n_train"],
         "same_labels": sorted(_split(scratch)["train_idx"]) == sorted(datamodule.train_idx),
         "optimiser_steps": report["optimiser_steps"],
         "test": report["test"],
-        "by_element": report.get("by_element", {}),
+        **by_element,
         "ratio": {
             key: report["test"][key] / test[key] if test[key] else math.inf
-            for key, _ in TARGETS.values()
+            for key, _ in targets(test).values()
         },
     }

@@ -7,7 +7,7 @@ from ase.data import chemical_symbols
 
 from schnetpack_tpainn.transfer import diagnose
 from schnetpack_tpainn.transfer.architecture import differences
-from schnetpack_tpainn.transfer.outcome import ADVICE, TARGETS
+from schnetpack_tpainn.transfer.outcome import ADVICE, targets
 from schnetpack_tpainn.transfer.tables import Table
 from schnetpack_tpainn.transfer.verdict import VERDICTS
 
@@ -105,17 +105,20 @@ def _agreement(transfer: Mapping[str, Any]) -> Table:
     if seen is None:
         verdict = "not known"
     rows.append(["elements", _symbols(seen), _symbols(now["elements"]), verdict])
+    trained = [", ".join(c.get("labels") or ()) or NONE for c in (then, now)]
+    rows.append(["trained on", *trained, ""])
     rows.append(["labels from", _teacher(then), _teacher(now), ""])
     note = f"Weights from `{transfer['checkpoint']}`."
     return Table("Pretraining and this run", ["", "pretrained", "here", ""], rows, note)
 
 
 def _errors(title: str, entries: Mapping[str, Mapping[str, float]], note: str = "") -> Table:
+    columns = {k: text for k, text in COLUMNS.items() if all(k in e for e in entries.values())}
     rows = [
-        [name, _number(int(e["n_frames"])), *(f"{e[key]:.1f}" for key in COLUMNS)]
+        [name, _number(int(e["n_frames"])), *(f"{e[key]:.1f}" for key in columns)]
         for name, e in entries.items()
     ]
-    return Table(title, ["", "frames", *COLUMNS.values()], rows, note)
+    return Table(title, ["", "frames", *columns.values()], rows, note)
 
 
 def _alignment(fit: Mapping[str, Any]) -> Table:
@@ -231,7 +234,8 @@ def tables_after(report: Mapping[str, Any]) -> list[Table]:
         The tables; the first is the result.
     """
     kept = {name: report[name] for name in ("train", "validation", "test")}
-    return [_result(report), _errors("Errors after training", kept), _by_element(report)]
+    tables = [_result(report), _errors("Errors after training", kept)]
+    return [*tables, *([_by_element(report)] if "by_element" in report else [])]
 
 
 def headline(report: Mapping[str, Any]) -> str:
@@ -245,21 +249,19 @@ def headline(report: Mapping[str, Any]) -> str:
     """
     test, start = report["test"], report["zero_shot"].get("aligned")
     parts = []
-    for what, (key, unit) in TARGETS.items():
+    for what, (key, unit) in targets(test).items():
         before = f"{start[key]:.1f} → " if start else ""
         parts.append(f"{what} {before}{test[key]:.1f} {unit}")
     scratch = report["transfer"].get("scratch")
     praise = ""
-    better = start and all(test[key] < start[key] for key, _ in TARGETS.values())
+    better = start and all(test[key] < start[key] for key, _ in targets(test).values())
     if better and not report["warnings"] and (scratch or not caution(report["transfer"])):
         praise = "The transfer paid off. " if scratch else "Tuning helped. "
     text = f"{praise}Test MAE{' before any step → after' if start else ''}: {', '.join(parts)}."
     if scratch:
         ratio = scratch["ratio"]
-        text += (
-            f" From scratch, the errors are {ratio['forces_mae_mev_per_ang']:.2f} (forces) and "
-            f"{ratio['energy_mae_mev']:.2f} (energy) times these."
-        )
+        times = [f"{ratio[key]:.2f} ({what})" for what, (key, _) in targets(ratio).items()]
+        text += f" From scratch, the errors are {' and '.join(times)} times these."
     return text
 
 

@@ -11,6 +11,7 @@ from torch import nn
 from schnetpack_tpainn.transfer.bias import REFIT, refit_bias
 from schnetpack_tpainn.transfer.context import Context, TransferRecord
 from schnetpack_tpainn.transfer.formats import CARD_KEY, FORMAT, upgrade_checkpoint
+from schnetpack_tpainn.transfer.keys import check_outputs, config_with_forces, with_forces
 from schnetpack_tpainn.transfer.offsets import share_offsets
 from schnetpack_tpainn.transfer.optimiser import GroupedTask
 from schnetpack_tpainn.transfer.portable import make_card
@@ -41,12 +42,14 @@ class TransferTask(GroupedTask):
 
     Args:
         model_config: Hydra node of the model.
-        outputs: Hydra nodes of ``schnetpack.task.ModelOutput``.
+        outputs: Hydra nodes of ``schnetpack.task.ModelOutput``; those whose name is None are left
+            out.
         model: the model built from ``model_config``, as ``spktrain`` passes it; built here if None.
         transfer: Hydra node of a strategy (see :mod:`schnetpack_tpainn.transfer.strategies`);
             training from scratch if None.
         energy_key: key of the energy (eV) in model and data.
-        forces_key: key of the forces (eV/Å).
+        forces_key: key of the forces (eV/Å); None for labels with energies alone, which need a
+            model without ``schnetpack.atomistic.Forces``.
         optimizer_cls: optimiser class or its import path.
         optimizer_args: its keyword arguments.
         scheduler_cls: learning-rate scheduler class or its import path.
@@ -54,6 +57,9 @@ class TransferTask(GroupedTask):
         scheduler_monitor: metric that a plateau scheduler watches.
         scheduler_interval: the scheduler moves every ``step`` or as in SchNetPack (``epoch``).
         warmup_steps: steps of linear warm-up, see ``AtomisticTask``.
+
+    Raises:
+        TransferError: outputs or keys are not among the model's, or it computes forces for nobody.
     """
 
     model: Any  # SchNetPack's AtomisticModel
@@ -65,7 +71,7 @@ class TransferTask(GroupedTask):
         model: nn.Module | None = None,
         transfer: Mapping[str, Any] | None = None,
         energy_key: str = "energy",
-        forces_key: str = "forces",
+        forces_key: str | None = "forces",
         optimizer_cls: type | str = "torch.optim.AdamW",
         optimizer_args: Mapping[str, Any] | None = None,
         scheduler_cls: type | str | None = None,
@@ -76,7 +82,7 @@ class TransferTask(GroupedTask):
     ) -> None:
         super().__init__(
             model=instantiate(model_config) if model is None else model,
-            outputs=[instantiate(output) for output in outputs],
+            outputs=[instantiate(output) for output in outputs if output["name"] is not None],
             optimizer_cls=_class(optimizer_cls),
             optimizer_args=dict(optimizer_args or {"lr": 1e-3}),
             scheduler_cls=_class(scheduler_cls),
@@ -99,6 +105,8 @@ class TransferTask(GroupedTask):
             "warmup_steps": warmup_steps,
         }
         super().save_hyperparameters(plain)
+        names = [output.name for output in self.outputs]
+        check_outputs(self.model, names, energy_key, forces_key)
         self.strategy: Strategy = Scratch() if transfer is None else instantiate(transfer)
         self.strategy.prepare(self.model)
         self.parts = nn.ModuleList(self.strategy.parts)
@@ -119,14 +127,18 @@ class TransferTask(GroupedTask):
 
         Raises:
             DataError: the data are not in eV, eV/Å and Å.
+            TransferError: data and task have other keys of the forces.
         """
         datamodule = self.trainer.datamodule
-        check_data_units(datamodule.dataset, self.energy_key, self.forces_key)
+        check_data_units(datamodule, self.energy_key, self.forces_key)
         if stage != "fit":
             self._sync_offsets()
             return
         self.model.initialize_transforms(datamodule)
-        self.card = make_card(self.model, self.hparams["model_config"], datamodule)
+        config = self.hparams["model_config"]
+        if self.forces_key is None:
+            config = config_with_forces(config, self.energy_key)
+        self.card = make_card(self.model, config, datamodule)
         self.model.metadata = self.card  # travels with the pickled `best_model`
 
     def on_fit_start(self) -> None:
@@ -217,6 +229,21 @@ class TransferTask(GroupedTask):
     def context(self) -> Context:
         """Model and data, as strategies and parts take them."""
         return Context(self.model, self.trainer.datamodule, self.energy_key, self.forces_key)
+
+    def save_model(self, path: str, do_postprocessing: bool | None = None) -> None:
+        """Save the model as a pickle; one trained on energies alone predicts forces there too.
+
+        Args:
+            path: file to write.
+            do_postprocessing: let it add its offsets.
+        """
+        own = self.model
+        if self.forces_key is None:
+            self.model = with_forces(own, self.energy_key)
+        try:
+            super().save_model(path, do_postprocessing)
+        finally:
+            self.model = own
 
     def _sync_offsets(self) -> None:
         share_offsets(self.model, self.trainer.datamodule, self.energy_key)

@@ -47,10 +47,11 @@ def findings(
     """All that speaks against a teacher.
 
     The thresholds are strict on direction and lenient on size: GFN2-xTB is further from the forces
-    of rMD17 ethanol than MMFF94, and the better teacher.
+    of rMD17 ethanol than MMFF94, and the better teacher. Energies alone condemn a teacher only by
+    a sign or a unit: its geometry may be worth much though its energies compare badly.
 
     Args:
-        forces: of :class:`~schnetpack_tpainn.transfer.diagnose.Diagnosis`.
+        forces: of :class:`~schnetpack_tpainn.transfer.diagnose.Diagnosis`; empty on energies alone.
         energy: likewise.
         by_element: likewise.
         coverage: likewise.
@@ -58,9 +59,11 @@ def findings(
     Returns:
         The findings; none for a teacher that is useful.
     """
+    if not forces:
+        return [*_energies_alone(energy), *_coverage(coverage)]
     return [
         *_direction(forces["cosine"], forces["ratio"]),
-        *_size(forces),
+        *_size("forces", forces["cosine"], forces["ratio"]),
         *_elements(forces["cosine"], by_element),
         *_energy(forces["cosine"], energy),
         *_coverage(coverage),
@@ -90,26 +93,26 @@ def _direction(cosine: float, ratio: float) -> Iterator[Finding]:
         )
 
 
-def _size(forces: Mapping[str, float]) -> Iterator[Finding]:
-    ratio = forces["ratio"]
-    if abs(forces["cosine"]) < UNRELATED or 1 / STIFFNESS < ratio < STIFFNESS:
+def _size(what: str, agreement: float, ratio: float) -> Iterator[Finding]:
+    if abs(agreement) < UNRELATED or 1 / STIFFNESS < ratio < STIFFNESS:
         return
     # a number in the larger unit is the smaller number
-    factors = {f"the pretraining labels were in {unit}": ev for unit, ev in IN_EV.items()}
-    factors |= {f"the DFT labels were in {unit}": 1 / ev for unit, ev in IN_EV.items()}
+    known = {u: ev for u, ev in IN_EV.items() if what == "forces" or "Bohr" not in u}
+    factors = {f"the pretraining labels were in {unit}": ev for unit, ev in known.items()}
+    factors |= {f"the DFT labels were in {unit}": 1 / ev for unit, ev in known.items()}
     off = {text: abs(math.log(ratio / factor)) for text, factor in factors.items()}
     near = [text for text in sorted(off, key=off.__getitem__) if off[text] < math.log(TOLERANCE)]
     if near:
         yield Finding(
             HURTS,
-            f"the DFT forces are {ratio:.3g} times its forces, as if {' or '.join(near)} and taken "
+            f"the DFT {what} are {ratio:.3g} times its {what}, as if {' or '.join(near)} and taken "
             "for eV: a scale on the head (transfer.head=rescale) makes up for it, but mend the "
             "units and pretrain again",
         )
     else:
         yield Finding(
             DOUBTFUL,
-            f"the DFT forces are {ratio:.3g} times its forces, and no unit explains that: check "
+            f"the DFT {what} are {ratio:.3g} times its {what}, and no unit explains that: check "
             "both data sets' units and geometries",
         )
 
@@ -137,6 +140,26 @@ def _energy(cosine: float, energy: Mapping[str, Any]) -> Iterator[Finding]:
             DOUBTFUL,
             f"its energies do not follow the DFT energies (correlation {correlation:.2f} after "
             "offsets): check that the labels' energies and forces belong to the same frames",
+        )
+
+
+def _energies_alone(energy: Mapping[str, Any]) -> Iterator[Finding]:
+    correlation, margin = energy["correlation"], 2 / energy["freedom"] ** 0.5
+    if correlation - margin > UNRELATED:
+        yield from _size("energies", correlation, energy["ratio"])
+    after = f"(correlation {correlation:.2f} ± {margin:.2f} after offsets)"
+    if correlation + margin < -UNRELATED:
+        yield Finding(
+            HURTS,
+            f"its energies run against the DFT energies {after}: look for a wrong sign in either, "
+            "mend the labels, pretrain again",
+        )
+    elif correlation < FOLLOWS:
+        yield Finding(
+            DOUBTFUL,
+            f"its energies follow the DFT energies loosely {after}: take more labels if these are "
+            "few, check that they belong to these frames, and ask whether the force field's "
+            "energies compare between molecules",
         )
 
 

@@ -20,7 +20,7 @@ from schnetpack_tpainn.transfer.portable import (
 )
 from schnetpack_tpainn.transfer.pretrained import load_pretrained
 from schnetpack_tpainn.transfer.strategies import Autotune
-from schnetpack_tpainn.transfer.units import check_units
+from schnetpack_tpainn.transfer.units import UNITS, check_units
 from tests.conftest import potential_config
 
 
@@ -130,11 +130,17 @@ def test_an_unfinished_run_gives_its_best_checkpoint(
 
 
 def test_units_of_the_pretraining_must_be_those_of_the_data() -> None:
-    dataset = SimpleNamespace(units={"energy": "eV", "forces": "eV/Ang"}, distance_unit="Ang")
+    units = {"energy": "eV", "forces": "kcal/mol/Ang"}
+    dataset = SimpleNamespace(units=units, distance_unit="Ang", load_properties=["energy"])
     data = SimpleNamespace(train_dataset=dataset)
     card = {"units": {"energy": "kcal/mol", "distance": "Ang"}}
     with pytest.raises(CheckpointError, match=r"energy: expected kcal/mol, got eV\)"):
         check_units(Pretrained(Path("x"), {}, card), data)
+    # forces that the data hold, but a run on energies alone does not load
+    check_units(Pretrained(Path("x"), {}, {"units": UNITS}), data)
+    dataset.load_properties.append("forces")
+    with pytest.raises(CheckpointError, match="forces: expected eV/Ang, got kcal/mol/Ang"):
+        check_units(Pretrained(Path("x"), {}, {"units": UNITS}), data)
 
 
 def test_head_mode_is_checked() -> None:
