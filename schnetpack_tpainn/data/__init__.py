@@ -7,9 +7,10 @@ run do not import torch.
 from importlib import import_module
 from typing import Any
 
-__all__ = ["EmbeddedEthanol", "MDSampler", "TPaiNNDataModule", "TrajectoryImport"]
+__all__ = ["QM9", "EmbeddedEthanol", "MDSampler", "TPaiNNDataModule", "TrajectoryImport"]
 
 _HOMES = {
+    "QM9": "qm9",
     "EmbeddedEthanol": "embedded",
     "MDSampler": "sampling",
     "TPaiNNDataModule": "datamodule",

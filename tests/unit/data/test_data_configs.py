@@ -12,7 +12,7 @@ from hydra.utils import instantiate
 from omegaconf import MissingMandatoryValue
 from schnetpack.data import AtomsDataModule
 
-from schnetpack_tpainn.data import MDSampler, TPaiNNDataModule
+from schnetpack_tpainn.data import QM9, MDSampler, TPaiNNDataModule
 from schnetpack_tpainn.data.split import PartSplit, SeededSplit
 
 TINY = ("data.num_train=6", "data.num_val=3", "data.split_file=null")
@@ -105,6 +105,26 @@ def test_shipped_labels(build) -> None:
     datamodule = use(build("data=tpainn_labels", "data/source=tpainn_ethanol"))
     assert isinstance(datamodule.splitting, PartSplit)
     assert len(datamodule.test_dataset) == 500
+
+
+def test_qm9(build, tmp_path: Path) -> None:
+    choice = ("data=tpainn_labels", "data/source=tpainn_qm9")
+    datamodule = build(*choice, "data.source.n_molecules=40", "data.source.seed=2")
+    assert datamodule.source.settings == QM9(40, seed=2).settings
+    assert datamodule.forces_key is None
+    assert datamodule.load_properties == ["energy"]
+    assert datamodule.datapath == str(tmp_path / "data" / "tpainn_qm9.db")
+    assert build(*choice).source.settings == QM9().settings
+
+
+@pytest.mark.parametrize(
+    "choice", ["tpainn_labels", "tpainn_simulation", "tpainn_labels data/source=tpainn_ethanol"]
+)
+def test_test_frames_can_have_a_seed_of_their_own(build, choice: str) -> None:
+    plain = build(*f"data={choice}".split(), "data.datapath=x.db", "+seed=3")
+    assert (plain.splitting.seed, plain.splitting.test_seed) == (3, None)
+    fixed = build(*f"data={choice}".split(), "data.datapath=x.db", "data.splitting.test_seed=0")
+    assert (fixed.splitting.seed, fixed.splitting.test_seed) == (0, 0)
 
 
 @pytest.mark.parametrize("data", ["tpainn_simulation", "tpainn_labels"])
