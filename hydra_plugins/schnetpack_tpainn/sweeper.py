@@ -9,6 +9,7 @@ from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
@@ -63,11 +64,13 @@ class StudySweeper(Sweeper):
         from schnetpack_tpainn.study.study import Study
 
         HydraConfig.instance().set_config(self.config)  # for the resolver `hydra:`
-        overrides = [a for a in arguments if not a.lstrip("+~").startswith("study")]
+        last = {a.partition("=")[0]: a for a in arguments}  # of each key, as Hydra takes it
+        overrides = [a for k, a in last.items() if not k.lstrip("+~").startswith("study")]
         loader: ConfigLoader = self.hydra_context.config_loader
         basic = self.config.hydra.launcher._target_.endswith("BasicLauncher")
         cwd = Path(self.config.hydra.runtime.cwd)
         try:
+            self._refuse_sweeps(overrides)
             section: Any = OmegaConf.to_container(self.config.study, resolve=True)
             settings = StudySettings.read(section)
 
@@ -85,6 +88,17 @@ class StudySweeper(Sweeper):
             raise SystemExit(f"{type(error).__name__}: {error}") from error
         show(results, settings.directory)
         return results
+
+    def _refuse_sweeps(self, overrides: list[str]) -> None:
+        """A comma is a sweep to Hydra, and no run could be named after it."""
+        from schnetpack_tpainn.errors import StudyError
+
+        for override in OverridesParser.create().parse_overrides(overrides):
+            if override.is_sweep_override():
+                raise StudyError(
+                    f"expected one value, got {override.input_line}; a study sweeps over "
+                    "study.n_train, study.seeds, study.rates and study.compare"
+                )
 
     def _launch(self, jobs: Sequence[Any]) -> None:
         """Hand jobs to the launcher and wait for them."""

@@ -77,6 +77,9 @@ def workers(n_workers: int | None = None, scheduler: str | None = None) -> Itera
     if scheduler is None:
         before = _single_threaded()
         try:
+            if multiprocessing.get_start_method() not in multiprocessing.get_all_start_methods():
+                # in a worker of joblib, whose own method no process of ours would know
+                multiprocessing.set_start_method("spawn", force=True)
             context = multiprocessing.get_context("spawn")
             n = n_workers or n_cores()
             with ProcessPoolExecutor(n, context, initializer=_end_with_parent) as pool:
