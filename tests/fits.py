@@ -69,22 +69,26 @@ def save_pretrained(folder: Path, kind: str, elements: tuple[int, ...] = (1, 6, 
     return path
 
 
-def make_labels(folder: Path) -> Path:
+def make_labels(folder: Path, with_forces: bool = True) -> Path:
     """Methanol, shaken, labelled by a classical potential."""
     frames, labels = [], []
+    kinds = ("energy", "forces") if with_forces else ("energy",)
     for seed in range(N_TRAIN + N_VAL + N_TEST):
         frame = molecule("CH3OH", calculator=EMT())
         frame.rattle(0.05, seed=seed)
         energy = np.array([frame.get_potential_energy()])
-        labels.append({"energy": energy, "forces": frame.get_forces()})
+        label = {"energy": energy, "forces": frame.get_forces()}
+        labels.append({k: label[k] for k in kinds})
         frames.append(frame)
-    units = {k: UNITS[k] for k in ("energy", "forces")}
+    units = {k: UNITS[k] for k in kinds}
     database = ASEAtomsData.create(str(folder / "labels.db"), "Ang", units)
     database.add_systems(labels, frames)
     return folder / "labels.db"
 
 
-def data_module(labels: Path, batch_size: int = N_TRAIN) -> TPaiNNDataModule:
+def data_module(
+    labels: Path, batch_size: int = N_TRAIN, forces_key: str | None = "forces"
+) -> TPaiNNDataModule:
     """The labels; all training frames in a batch, whose order then does not matter."""
     transforms: list[dict[str, Any]] = [
         {"_target_": "schnetpack.transform.SubtractCenterOfMass"},
@@ -105,6 +109,7 @@ def data_module(labels: Path, batch_size: int = N_TRAIN) -> TPaiNNDataModule:
         num_test=N_TEST,
         split_file=None,
         num_workers=0,
+        forces_key=forces_key,
         property_units={k: UNITS[k] for k in ("energy", "forces")},
         distance_unit="Ang",
         transforms=[instantiate(t) for t in transforms],
@@ -190,11 +195,21 @@ OUTPUTS = [
 ]
 
 
-def make_task(kind: str, transfer: dict[str, Any] | None, **settings: Any) -> TransferTask:
+def make_task(
+    kind: str,
+    transfer: dict[str, Any] | None,
+    forces_key: str | None = "forces",
+    **settings: Any,
+) -> TransferTask:
     """The task; weight decay would move every weight that the optimiser knows."""
     seed_everything(0, verbose=False)
     arguments = {"optimizer_args": {"lr": 1e-2, "weight_decay": 0.1}, **settings}
-    return TransferTask(model_config(kind), OUTPUTS, transfer=transfer, **arguments)
+    config, outputs = model_config(kind), OUTPUTS
+    if forces_key is None:
+        config = model_config(kind, compiles=False)
+        config["output_modules"][1]["force_key"] = None
+        outputs = [OUTPUTS[0], {**OUTPUTS[1], "name": None}]
+    return TransferTask(config, outputs, transfer=transfer, forces_key=forces_key, **arguments)
 
 
 @dataclass
@@ -230,6 +245,7 @@ def fit(
     stop: int | None = None,
     resume: Path | None = None,
     callbacks: tuple[Callback, ...] = (WeightAverage,),
+    forces_key: str | None = "forces",
     **settings: Any,
 ) -> Fit:
     """Train, as `spktrain` would have it; `stop` kills the run before that step."""
@@ -250,7 +266,8 @@ def fit(
         **{"gradient_clip_val": 10.0, **settings},
     )
     try:
-        trainer.fit(task, datamodule=data_module(labels), ckpt_path=resume)
+        data = data_module(labels, forces_key=forces_key)
+        trainer.fit(task, datamodule=data, ckpt_path=resume)
     except RuntimeError as error:
         assert "killed" in str(error)  # noqa: PT017
     return Fit(task, trainer, watch, folder / "last.ckpt")

@@ -154,7 +154,7 @@ def _energies_alone(energy: Mapping[str, Any]) -> Iterator[Finding]:
             f"its energies run against the DFT energies {after}: look for a wrong sign in either, "
             "mend the labels, pretrain again",
         )
-    elif correlation < FOLLOWS:
+    elif correlation < max(FOLLOWS, margin):  # few energies correlate by chance
         yield Finding(
             DOUBTFUL,
             f"its energies follow the DFT energies loosely {after}: take more labels if these are "

@@ -37,6 +37,16 @@ def test_the_verdict(tmp_path: Path, transfer: float, scratch: float, verdict: s
     assert f"{transfer:.1f} meV/Å with the transfer and {scratch:.1f} from" in describe(trial)
 
 
+def test_without_forces_energies_decide(tmp_path: Path) -> None:
+    folder = finished(tmp_path / "t", 120.0, 100.0)
+    for name, error in (("transfer", 120.0), ("scratch", 100.0)):
+        content = {"test": {"energy_mae_mev": error}}
+        (folder / name / "report.json").write_text(json.dumps(content))
+    trial = run_trial(OVERRIDES, [], [4, 2, 8], folder, 9)
+    assert (trial["verdict"], trial["ratio"]) == (HURTS, {"energy_mae_mev": 100 / 120})
+    assert "the energy MAE on 1 others is 120.0 meV with the transfer" in describe(trial)
+
+
 def test_one_label_cannot_be_halved(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="two training labels or more for a trial, got 1"):
         run_trial(OVERRIDES, [], [4], tmp_path / "t", 9)

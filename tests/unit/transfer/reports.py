@@ -37,11 +37,12 @@ def run(
     lr: float = 1e-3,
     kill: int | None = None,
     trainer_cls: type[Trainer] = Trainer,
+    forces_key: str | None = "forces",
     **data: Any,
 ) -> Path:
     """Fit and test as `spktrain` does, in a run directory; goes on where a killed run stopped."""
     folder.mkdir(exist_ok=True)
-    datamodule = data_module(labels)
+    datamodule = data_module(labels, forces_key=forces_key)
     datamodule.split_file = str(folder / "split.npz")
     for name, value in data.items():
         setattr(datamodule, name, value)
@@ -71,7 +72,7 @@ def run(
         inference_mode=False,
     )
     last = folder / "checkpoints" / "last.ckpt"
-    task = make_task("tpainn", transfer, optimizer_args={"lr": lr})
+    task = make_task("tpainn", transfer, forces_key, optimizer_args={"lr": lr})
     trainer.fit(task, datamodule=datamodule, ckpt_path=last if last.exists() else None)
     trainer.test(task, datamodule=datamodule, ckpt_path="best", verbose=False)
     return folder
