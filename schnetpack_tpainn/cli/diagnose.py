@@ -74,8 +74,8 @@ def _composed(overrides: Sequence[str]) -> Iterator[DictConfig]:
         HydraConfig.instance().cfg = None
 
 
-def _apply(config: DictConfig) -> tuple[Any, list[int]]:
-    """Apply the transfer in memory; its record, and the training labels' places in the data."""
+def _apply(config: DictConfig) -> tuple[Any, list[int], list[int]]:
+    """Apply the transfer in memory; its record, places of training and of validation labels."""
     from schnetpack_tpainn.transfer.context import Context
     from schnetpack_tpainn.transfer.strategies import Autotune
     from schnetpack_tpainn.transfer.task import TransferTask
@@ -94,7 +94,8 @@ def _apply(config: DictConfig) -> tuple[Any, list[int]]:
     check_data_units(datamodule, *keys)
     task.model.initialize_transforms(datamodule)
     record = task.strategy.apply(Context(task.model, datamodule, *keys))
-    return record, [int(i) for i in datamodule.train_idx]
+    train, validation = ([*map(int, p)] for p in (datamodule.train_idx, datamodule.val_idx))
+    return record, train, validation
 
 
 def _show(console: Console, diagnosis: dict[str, Any]) -> None:
@@ -122,7 +123,7 @@ def _diagnose(arguments: argparse.Namespace, console: Console) -> int:
     with _composed(overrides) as config:
         # here the data module would leave its split file
         with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
-            record, labels = _apply(config)
+            record, train, validation = _apply(config)
         search = to_absolute_path(config.transfer.search)
     _show(console, record.diagnosis)
     hurts, trial = record.diagnosis["verdict"] == VERDICTS[-1], None
@@ -132,7 +133,7 @@ def _diagnose(arguments: argparse.Namespace, console: Console) -> int:
         pinned = f"transfer.checkpoint={record.checkpoint}", f"transfer.search={search}"
         with tempfile.TemporaryDirectory() as folder:
             directory = arguments.directory or Path(folder)
-            trial = run_trial(overrides, pinned, labels, directory, arguments.steps)
+            trial = run_trial(overrides, pinned, train, validation, directory, arguments.steps)
         console.print(describe(trial), soft_wrap=True, highlight=False)
         if hurts and trial["verdict"] != HURTS:
             console.print(MEND, soft_wrap=True, highlight=False)

@@ -48,34 +48,27 @@ def collect(
     first = next(iter(reports.values()))[0]
     metrics = [key for key, (column, _) in METRICS.items() if column in first["test"]]
     errors = {
-        (key, *cell): dict(
-            zip(settings.seeds[cell[1]], (r["test"][METRICS[key][0]] for r in group), strict=True)
-        )
+        (key, *cell): {
+            seed: float(report["test"][METRICS[key][0]])
+            for seed, report in zip(settings.seeds[cell[1]], group, strict=True)
+        }
         for key in metrics
         for cell, group in reports.items()
     }
-    strategies = {
-        k: {
-            str(n): {
-                "rates": {f"{rate:g}": e for rate, e in rates[k, n].items()},
-                "rate": min(zip(rates[k, n].values(), rates[k, n], strict=True))[1],
-                **{key: _errors(errors[key, k, n]) for key in metrics},
-                "curve": _curve(directories[k, n], settings.metric),
-                "training_s": [r["wall_time_s"]["training"] for r in reports[k, n]],
-            }
-            for n in settings.n_train
+    strategies: dict[str, Any] = {k: {} for k in settings.strategies}
+    for (k, n), tried in rates.items():
+        strategies[k][str(n)] = {
+            "rates": {f"{rate:g}": error for rate, error in tried.items()},
+            "rate": min(tried, key=tried.__getitem__),
+            **{key: _errors(errors[key, k, n]) for key in metrics},
+            "curve": _curve(directories[k, n], settings.metric),
+            "training_s": [r["wall_time_s"]["training"] for r in reports[k, n]],
         }
-        for k in settings.strategies
-    }
     return {
         "schema": SCHEMA,
-        "n_train": list(settings.n_train),
         "seeds": {str(n): list(seeds) for n, seeds in settings.seeds.items()},
-        "metric": settings.metric,
-        "reference": settings.reference,
-        "optimiser_steps": first["optimiser_steps"],
-        "n_val": first["n_val"],
-        "n_test": first["n_test"],
+        **{key: getattr(settings, key) for key in ("n_train", "metric", "reference")},
+        **{key: first[key] for key in ("optimiser_steps", "n_val", "n_test")},
         "parameters": first["parameters"]["total"],
         "strategies": strategies,
         "against_reference": {
@@ -85,7 +78,7 @@ def collect(
             if k != settings.reference
         },
         "baselines": {
-            scheme: {str(n): _errors(by_seed) for n, by_seed in by_n.items()}
+            scheme: {str(n): _errors(e) for n, e in by_n.items()}
             for scheme, by_n in baselines.items()
         },
         "data": first["data"],

@@ -23,6 +23,7 @@ def run_trial(
     overrides: Sequence[str],
     transfer: Sequence[str],
     labels: Sequence[int],
+    validation: Sequence[int],
     directory: Path,
     steps: int,
 ) -> dict[str, Any]:
@@ -32,6 +33,7 @@ def run_trial(
         overrides: Hydra overrides of the run in question, ``experiment=...`` first.
         transfer: further overrides of the tuned run.
         labels: its training labels, as places in the database.
+        validation: its validation labels, which draw the curves and judge nothing.
         directory: an empty folder, or one with the same trial, which goes on.
         steps: optimiser steps.
 
@@ -57,10 +59,12 @@ def run_trial(
         "transfer": [*transfer],
         "steps": steps,
         "labels": labels,
+        "validation": validation,
     }
     claim_directory(directory, settings, "trial")
-    np.savez(directory / "split.npz", train_idx=tuned, val_idx=judged, test_idx=judged)
-    jobs = _jobs(overrides, transfer, directory, steps, len(tuned), len(judged))
+    np.savez(directory / "split.npz", train_idx=tuned, val_idx=validation, test_idx=judged)
+    sizes = (len(tuned), len(validation), len(judged))
+    jobs = _jobs(overrides, transfer, directory, steps, sizes)
     run_jobs(list(jobs.values()))
     errors = {name: read_run(directory / name)["test"] for name in jobs}
     scratch, tuned_errors = errors["scratch"], errors["transfer"]
@@ -80,15 +84,14 @@ def _jobs(
     transfer: Sequence[str],
     directory: Path,
     steps: int,
-    n_tuned: int,
-    n_judged: int,
+    sizes: tuple[int, int, int],
 ) -> dict[str, Job]:
     """The two runs, with the split of the trial."""
     common = (
         f"data.split_file={directory / 'split.npz'}",
-        f"data.num_train={n_tuned}",
-        f"data.num_val={n_judged}",
-        f"data.num_test={n_judged}",
+        f"data.num_train={sizes[0]}",
+        f"data.num_val={sizes[1]}",
+        f"data.num_test={sizes[2]}",
         f"trainer.max_steps={steps}",
         f"trainer.val_check_interval={steps}",
         "print_config=false",

@@ -48,6 +48,8 @@ def override(file: Path) -> list[str]:
     group, name = file.parent.as_posix(), file.stem
     if group == "experiment":
         return [f"experiment={name}"]
+    if group == "study":
+        return ["experiment=tpainn_autotune", f"+study={name}"]
     if group == "callbacks":
         return ["experiment=tpainn_autotune", f"callbacks=[checkpoint,{name}]"]
     base = "tpainn_pretrain" if name == "tpainn_simulation" else "tpainn_autotune"
@@ -129,7 +131,7 @@ def test_every_strategy_tunes_what_it_says(line: str) -> None:
 
 def test_names_in_schnetpacks_groups_begin_with_ours() -> None:
     for file in FILES:
-        if file.parts[0] not in ("transfer", "md"):
+        if file.parts[0] not in ("transfer", "study", "md"):
             assert file.stem.startswith("tpainn"), file
 
 

@@ -75,7 +75,7 @@ def test_a_trial_trains_on_half_of_the_training_labels(
     reports = {name: json.loads((run / "report.json").read_text()) for name, run in runs.items()}
     for name, report in reports.items():
         assert trial[name] == report["test"]
-        assert (report["n_train"], report["n_val"], report["n_test"]) == (4, 3, 3)
+        assert (report["n_train"], report["n_val"], report["n_test"]) == (4, 10, 3)
         assert report["optimiser_steps"] == 20
     assert reports["scratch"]["checkpoint"] is None
     assert reports["transfer"]["checkpoint"] == str(place / "right" / "model.safetensors")
@@ -84,8 +84,9 @@ def test_a_trial_trains_on_half_of_the_training_labels(
     rates = {n: (run / "config.yaml").read_text().count("lr: 0.001\n") for n, run in runs.items()}
     assert rates == {"scratch": 1, "transfer": 0}
     split = np.load(place / "trial" / "split.npz")
-    training = teachers.ethanol(place, n_train=7).train_idx
-    assert [*split["train_idx"], *split["test_idx"]] == training
+    data = teachers.ethanol(place, n_train=7)
+    assert [*split["train_idx"], *split["test_idx"]] == data.train_idx
+    assert [*split["val_idx"]] == data.val_idx
     # the same command again trains nothing; another one does not mix with it
     trained = (runs["transfer"] / "report.json").stat().st_mtime_ns
     assert main(words) == 0
