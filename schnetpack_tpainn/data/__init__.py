@@ -7,11 +7,21 @@ run do not import torch.
 from importlib import import_module
 from typing import Any
 
-__all__ = ["QM9", "EmbeddedEthanol", "MDSampler", "TPaiNNDataModule", "TrajectoryImport"]
+__all__ = [
+    "QM9",
+    "DisplacementSampler",
+    "EmbeddedEthanol",
+    "IncrementedData",
+    "MDSampler",
+    "TPaiNNDataModule",
+    "TrajectoryImport",
+]
 
 _HOMES = {
     "QM9": "qm9",
+    "DisplacementSampler": "molecules",
     "EmbeddedEthanol": "embedded",
+    "IncrementedData": "incremented",
     "MDSampler": "sampling",
     "TPaiNNDataModule": "datamodule",
     "TrajectoryImport": "importer",

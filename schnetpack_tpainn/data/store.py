@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -197,9 +198,13 @@ class FrameStore:
 
     def done(self) -> set[str]:
         """Names of the items that are complete."""
+        return set(self.sizes())
+
+    def sizes(self) -> Counter[str]:
+        """Number of frames of each item that is complete."""
         columns = ["id", "key_value_pairs"]
         rows = self._db.select(columns=columns, include_data=False)
-        return {row.key_value_pairs["item"] for row in rows}
+        return Counter(row.key_value_pairs["item"] for row in rows)
 
     def add(self, item: str, frames: Iterable[Atoms]) -> None:
         """Store the frames of one work item in one transaction.
