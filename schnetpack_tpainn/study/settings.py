@@ -6,6 +6,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from hydra.utils import to_absolute_path
+
 from schnetpack_tpainn.errors import StudyError
 
 __all__ = ["METRICS", "PLACEHOLDERS", "Branch", "StudySettings"]
@@ -137,7 +139,7 @@ class StudySettings:
         strategies = {name: defined[name] for name in names}
         _check_branches(stages, strategies)
         return cls(
-            directory=Path(node["directory"]),
+            directory=Path(to_absolute_path(str(Path(node["directory"]).expanduser()))),
             n_train=n_train,
             seeds=seeds,
             metric=node["metric"],
