@@ -54,6 +54,8 @@ def features(molecule: str | Atoms, scheme: str = "groups") -> Counter[str]:
     """
     if scheme not in SCHEMES:
         raise DataError(f"expected a scheme out of {', '.join(SCHEMES)}, got {scheme!r}")
+    if scheme == "composition" and isinstance(molecule, Atoms):  # needs no bonds
+        return Counter(f"composition:{symbol}" for symbol in molecule.get_chemical_symbols())
     smiles = molecule if isinstance(molecule, str) else smiles_of(molecule)
     return Counter(
         {name: n for name, n in _counted(smiles).items() if _level(name) in SCHEMES[scheme]}

@@ -6,10 +6,12 @@ from pathlib import Path
 import numpy as np
 from ase.db import connect
 
+from schnetpack_tpainn.data.units import unit_factor
 from schnetpack_tpainn.errors import StudyError
 
 __all__ = ["SCHEMES", "baseline_errors"]
 
+MEV = 1e3  # meV in an eV
 SCHEMES = ("composition", "bonds", "groups")
 
 
@@ -24,7 +26,7 @@ def baseline_errors(
     Args:
         schemes: ``composition``, ``bonds`` and ``groups``, see
             :mod:`schnetpack_tpainn.data.increments`.
-        database: the labels; energies in eV.
+        database: the labels.
         splits: number of labels and seed -> file with ``train_idx`` and ``test_idx``.
         energy_key: key of the energy.
 
@@ -38,29 +40,30 @@ def baseline_errors(
         raise StudyError(f"expected study.baselines among {list(SCHEMES)}, got {unknown}")
     if not schemes:
         return {}
+    from schnetpack_tpainn.data.additive import free_atoms
     from schnetpack_tpainn.data.increments import features, linear_baseline
 
-    needed = set()
     parts = {}
     for key, path in splits.items():
         with np.load(path) as split:
-            parts[key] = (split["train_idx"], split["test_idx"])
-        needed |= {*parts[key][0].tolist(), *parts[key][1].tolist()}
+            parts[key] = (split["train_idx"].tolist(), split["test_idx"].tolist())
+    atoms_ev = free_atoms(database)  # without them an element that no label has costs its energy
+    molecules, energies = {}, {}
     with connect(str(database), use_lock_file=False) as db:
-        rows = {i: db.get(i + 1) for i in sorted(needed)}
-    energies = {i: float(np.asarray(row.data[energy_key]).item()) for i, row in rows.items()}
+        to_ev = unit_factor(db.metadata["_property_unit_dict"][energy_key], "energy")
+        for i in sorted({i for train, test in parts.values() for i in (*train, *test)}):
+            row = db.get(i + 1)
+            molecules[i] = row.toatoms()
+            molecules[i].info = dict(row.key_value_pairs)
+            total = np.asarray(row.data[energy_key]).item() * to_ev
+            energies[i] = total - atoms_ev[row.numbers].sum()
     errors: dict[str, dict[int, dict[int, float]]] = {scheme: {} for scheme in schemes}
     for scheme in schemes:
-        columns = {
-            i: features(row.toatoms(add_additional_information=True), scheme)
-            for i, row in rows.items()
-        }
+        counts = {i: features(molecule, scheme) for i, molecule in molecules.items()}
         for (n, seed), (train, test) in parts.items():
             predicted = linear_baseline(
-                [columns[i] for i in train],
-                [energies[i] for i in train],
-                [columns[i] for i in test],
+                [counts[i] for i in train], [energies[i] for i in train], [counts[i] for i in test]
             )
-            error = np.abs(predicted - [energies[i] for i in test]).mean() * 1e3
-            errors[scheme].setdefault(n, {})[seed] = float(error)
+            error = np.abs(predicted - np.array([energies[i] for i in test])).mean()
+            errors[scheme].setdefault(n, {})[seed] = float(error) * MEV
     return errors

@@ -68,7 +68,7 @@ class Study:
         self._execute("the other seeds", [job for jobs in runs.values() for job in jobs])
         reports = {cell: [read_run(job.directory) for job in jobs] for cell, jobs in runs.items()}
         self._check_budget(reports)
-        baselines = baseline_errors(self.s.baselines, database, splits)
+        baselines = baseline_errors(self.s.baselines, database, splits, data.energy_key)
         directories = {cell: [job.directory for job in jobs] for cell, jobs in runs.items()}
         results = collect(self.s, rates, reports, directories, baselines)
         results["overrides"] = list(self.overrides)
