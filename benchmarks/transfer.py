@@ -4,9 +4,10 @@
 
 It pretrains on MMFF94 (ethanol and 3BPA), chooses the learning rate of each strategy by the
 validation forces on the shipped ethanol labels at the smallest number of labels (a grid whose best
-rate is its edge is extended), then runs every strategy, data set, number of labels and seed with the same number of optimiser steps. No test frame
-takes part in a choice. Finished runs are not repeated. DIR holds the published data sets
-(rMD17 ethanol, 3BPA) as extended XYZ; without it, only the shipped ethanol is run.
+rate is its edge is extended), then runs every strategy, data set, number of labels and seed with
+the same number of optimiser steps. No test frame takes part in a choice. Finished runs are not
+repeated. DIR holds the published data sets (rMD17 ethanol, 3BPA) as extended XYZ; without it, only
+the shipped ethanol is run.
 """
 
 import argparse

@@ -113,6 +113,7 @@ class TPaiNNDataModule(CachedDataModule):
         for key in ("n_frames", "n_molecules"):
             if (n := self.source.settings.get(key)) is not None:
                 check_sizes(n, self.num_train, self.num_val, self.num_test, key=key)
+                break  # of each molecule there may be several frames
         path.parent.mkdir(parents=True, exist_ok=True)
         with fasteners.InterProcessLock(path.with_name(f".{path.name}.lock")):
             if not path.exists():
