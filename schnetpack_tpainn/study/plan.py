@@ -124,10 +124,12 @@ class Plan:
         for job in jobs:
             name = str(job.directory.relative_to(self.s.directory))
             wanted = list(job.overrides)
+            if not job.directory.exists():
+                known[name] = wanted
             if known.setdefault(name, wanted) != wanted:
                 changes = sorted(set(known[name]) ^ set(wanted))
                 raise StudyError(
                     f"{job.directory} was run with other overrides ({', '.join(changes)}); restore "
-                    "them, or choose another study.directory"
+                    "them, delete it, or choose another study.directory"
                 )
         write_json(path, known)

@@ -1,5 +1,6 @@
 """Every config composes; every part of the experiments can be built."""
 
+import inspect
 import re
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from hydra_plugins.schnetpack_tpainn.searchpath import config_dir
+from schnetpack_tpainn.study.settings import StudySettings
 from schnetpack_tpainn.transfer.gradual import Gradual
 from schnetpack_tpainn.transfer.parameters import names_of
 from schnetpack_tpainn.transfer.task import TransferTask
@@ -96,6 +98,23 @@ def test_the_experiments_can_be_built(experiment: str, irreps: str | None) -> No
     }
     again = TransferTask(**task.hparams)
     assert again.model.state_dict().keys() == model.state_dict().keys()
+
+
+@pytest.mark.parametrize("study", sorted(p.stem for p in (CONFIGS / "study").glob("*.yaml")))
+def test_every_stage_and_strategy_of_a_study_can_be_run(study: str) -> None:
+    experiment = "tpainn_autotune" if study == "default" else study
+    section = composed(f"experiment={experiment}", f"+study={study}").study
+    plain = OmegaConf.to_container(section, resolve=True)
+    settings = StudySettings.read(plain)  # type: ignore[arg-type]
+    for branch in (*settings.stages.values(), *settings.strategies.values()):
+        named = any(o.startswith("experiment=") for o in branch.overrides)
+        base = [] if named else [f"experiment={experiment}"]
+        words = [o.replace("{split}", "a.npz") for o in branch.overrides]
+        words = [o.replace("{n_train}", "5").replace("{seed}", "0") for o in words]
+        config = composed(*base, *words)
+        source = dict(config.data.source)
+        accepted = inspect.signature(get_class(source.pop("_target_"))).parameters
+        assert {k for k in source if not k.startswith("_")} <= accepted.keys()
 
 
 TUNED = {  # command line -> what is tuned of parameters with these names
