@@ -110,6 +110,34 @@ class Plan:
             self._steps[key] = steps
         return self._steps[key]
 
+    def check_models(self) -> None:
+        """Refuse a strategy or stage whose network is not that of the stage it begins from.
+
+        Raises:
+            StudyError: they differ, which else would show only after that stage's training.
+        """
+        n, seed = next(iter(self.splits))
+        jobs = {name: self.stage(name, n, seed) for name in self.s.stages}
+        for name, strategy in self.s.strategies.items():
+            jobs[f"study.strategies.{name}"] = self.tuning(name, n, self.s.rates[0], seed)
+            self._check_model(jobs, f"study.strategies.{name}", strategy.checkpoint)
+        for name, stage in self.s.stages.items():
+            self._check_model(jobs, name, stage.checkpoint)
+
+    def _check_model(self, jobs: Mapping[str, Job], name: str, start: str | None) -> None:
+        if start not in self.s.stages:
+            return
+        own, first = (
+            OmegaConf.to_container(self.compose(jobs[k].overrides).model.representation)
+            for k in (name, start)
+        )
+        if own != first:
+            raise StudyError(
+                f"expected {name} to have the network of stage {start}, which it begins from; its "
+                f"model.representation is {own}, the stage's {first}: set model... on the command "
+                "line, which holds for both, or in both"
+            )
+
     def claim(self, jobs: Sequence[Job]) -> None:
         """Remember the overrides of runs, and refuse those that an earlier call ran otherwise.
 

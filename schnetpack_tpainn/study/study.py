@@ -58,6 +58,7 @@ class Study:
         database = prepare_labels(data)
         splits = write_splits(self.s, data, database)
         self.plan = Plan(self.s, self.overrides, splits, self.compose)
+        self.plan.check_models()
         self._stages()
         rates = self._rates()
         chosen = {cell: min(errors, key=lambda r: errors[r]) for cell, errors in rates.items()}

@@ -157,6 +157,10 @@ def wait_for(condition) -> None:
     [
         (["study.n_train=[5,900]"], "DataError: expected num_train"),
         (["seed=1,2"], "study.seeds"),
+        (
+            ['study.strategies.full.overrides=["model.representation.n_atom_basis=16"]'],
+            "expected study.strategies.full to have the network of stage pretrain",
+        ),
     ],
 )
 def test_what_cannot_be_compared_is_refused_at_once(place: Path, words, message) -> None:
