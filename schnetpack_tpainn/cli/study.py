@@ -1,6 +1,5 @@
 """``tpainn-study``: strategies side by side over numbers of labels and seeds."""
 
-import os
 import sys
 from collections.abc import Sequence
 
@@ -69,7 +68,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.argv = ["tpainn-study", *arguments(words)]
     except StudyError as error:
         raise SystemExit(f"StudyError: {error}") from error
-    os.environ.setdefault("HYDRA_FULL_ERROR", "0")
     from schnetpack.cli import train
 
     train()

@@ -15,7 +15,7 @@ from hydra.utils import to_absolute_path
 from schnetpack_tpainn.data.additive import AdditiveEnergy, free_atoms, read_labelled
 from schnetpack_tpainn.data.displacement import sample_molecules
 from schnetpack_tpainn.data.increments import SCHEMES
-from schnetpack_tpainn.data.label import make_calculator
+from schnetpack_tpainn.data.label import check_node, make_calculator
 from schnetpack_tpainn.data.molecules import BATCH
 from schnetpack_tpainn.data.offsets import Z_MAX
 from schnetpack_tpainn.data.parallel import map_items, workers
@@ -128,10 +128,13 @@ class IncrementedData:
                 "expected a database of frames, which mode: add and base: frames need, got none; "
                 "make it with data/source=tpainn_displacement and set data.source.frames"
             )
-        if calculator is not None and (not isinstance(calculator, Mapping) or base == "none"):
+        if calculator is None:
+            return
+        check_node(calculator)
+        if base == "none":
             raise DataError(
-                "expected the Hydra node of the base's calculator (`_recursive_: false` beside "
-                f"_target_) and a base other than none, got {calculator!r} and base: {base}"
+                "expected a base other than none, whose energies the calculator gives, got base: "
+                "none; set data.source.base, or data.source.calculator=null"
             )
 
     def make(self, path: str | Path) -> Path:

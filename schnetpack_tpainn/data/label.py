@@ -24,7 +24,14 @@ from schnetpack_tpainn.data.store import FrameStore, fingerprint, key_values, la
 from schnetpack_tpainn.data.versions import software_versions
 from schnetpack_tpainn.errors import DataError, LabelError
 
-__all__ = ["LabelResult", "check_converged", "compute_label", "label_frames", "make_calculator"]
+__all__ = [
+    "LabelResult",
+    "check_converged",
+    "check_node",
+    "compute_label",
+    "label_frames",
+    "make_calculator",
+]
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +65,22 @@ def make_calculator(config: Mapping[str, Any]) -> Calculator:
         raise LabelError(
             f"cannot build the ASE calculator {config.get('_target_', config)}: {error}"
         ) from error
+
+
+def check_node(calculator: Any) -> None:
+    """Refuse a calculator that workers cannot build for themselves.
+
+    Args:
+        calculator: what a source was given as its calculator.
+
+    Raises:
+        DataError: it is no Hydra node.
+    """
+    if not isinstance(calculator, Mapping):
+        raise DataError(
+            "expected the Hydra node of a calculator, which every worker builds for itself, got "
+            f"{calculator!r}; set `_recursive_: false` beside the source's _target_"
+        )
 
 
 def compute_label(atoms: Atoms, calculator: Calculator) -> Atoms:

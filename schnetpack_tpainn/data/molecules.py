@@ -14,7 +14,7 @@ from ase.db import connect
 from hydra.utils import to_absolute_path
 
 from schnetpack_tpainn.data.displacement import sample_molecules
-from schnetpack_tpainn.data.label import compute_label, make_calculator
+from schnetpack_tpainn.data.label import check_node, compute_label, make_calculator
 from schnetpack_tpainn.data.offsets import element_values
 from schnetpack_tpainn.data.parallel import map_items, workers
 from schnetpack_tpainn.data.store import FrameStore, fingerprint
@@ -95,11 +95,7 @@ class DisplacementSampler:
         n_workers: int | None = None,
         scheduler: str | None = None,
     ) -> None:
-        if not isinstance(calculator, Mapping):
-            raise DataError(
-                "expected the Hydra node of a calculator, which every worker builds for itself, "
-                f"got {calculator!r}; set `_recursive_: false` beside the sampler's _target_"
-            )
+        check_node(calculator)
         self.n_workers, self.scheduler = n_workers, scheduler
         self.structures = [structures] if isinstance(structures, str) else list(structures)
         n_there = sum(map(_count, self.structures))

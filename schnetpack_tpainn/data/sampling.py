@@ -11,7 +11,7 @@ from ase import Atoms, units
 from ase.md.langevin import Langevin
 from ase.md.velocitydistribution import Stationary, ZeroRotation
 
-from schnetpack_tpainn.data.label import check_converged, make_calculator
+from schnetpack_tpainn.data.label import check_converged, check_node, make_calculator
 from schnetpack_tpainn.data.parallel import map_items, workers
 from schnetpack_tpainn.data.store import FrameStore, labelled
 from schnetpack_tpainn.data.structures import identity, read_structures
@@ -159,11 +159,7 @@ class MDSampler:
         n_workers: int | None = None,
         scheduler: str | None = None,
     ) -> None:
-        if not isinstance(calculator, Mapping):
-            raise DataError(
-                "expected the Hydra node of a calculator, which every worker builds for itself, "
-                f"got {calculator!r}; set `_recursive_: false` beside the sampler's _target_"
-            )
+        check_node(calculator)
         self.n_workers = n_workers
         self.scheduler = scheduler
         self.structures = [structures] if isinstance(structures, str) else list(structures)

@@ -236,11 +236,10 @@ def write_results(directory: Path, results: Mapping[str, Any]) -> None:
         results: content of ``study.json``.
     """
     from schnetpack_tpainn.study.curves import learning_curves
+    from schnetpack_tpainn.study.figures import save
 
     figure = learning_curves(results)
     for suffix in ("png", "pdf"):
-        temporary = directory / f".study.{suffix}"
-        figure.savefig(temporary, dpi=300)
-        temporary.replace(directory / f"study.{suffix}")
+        save(figure, directory / f"study.{suffix}", dpi=300)
     write_text(directory / "study.md", markdown(results))
     write_json(directory / RESULTS_NAME, results)

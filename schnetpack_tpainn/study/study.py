@@ -109,7 +109,7 @@ class Study:
             self._execute(what, [job for group in jobs.values() for job in group])
             for (cell, rate), group in jobs.items():
                 errors[cell][rate] = float(np.mean([self._validation(job) for job in group]))
-            asked = {cell: _beyond(found) for cell, found in errors.items() if _beyond(found)}
+            asked = {cell: more for cell, found in errors.items() if (more := _beyond(found))}
             if not asked:
                 break
         return {cell: dict(sorted(found.items())) for cell, found in errors.items()}

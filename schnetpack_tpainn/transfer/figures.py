@@ -31,19 +31,20 @@ LABELS = {
 DPI = 150
 
 
-def save(figure: Figure, path: str | Path) -> Path:
+def save(figure: Figure, path: str | Path, dpi: int = DPI) -> Path:
     """Write a figure at once, never half of it.
 
     Args:
         figure: the figure.
-        path: PNG to write.
+        path: file to write, its format by the suffix.
+        dpi: pixels per inch.
 
     Returns:
         The path.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}")
-    figure.savefig(temporary, dpi=DPI)
+    figure.savefig(temporary, dpi=dpi)
     temporary.replace(path)
     return path
 
