@@ -1,4 +1,4 @@
-"""Teachers of QM9's energies in closed form: composition, bonds and groups, beside xTB and MMFF94.
+"""Teachers of QM9's energies in closed form: composition, bonds and groups, beside xTB, GFN-FF and MMFF94.
 
     python benchmarks/increments.py --output docs/benchmarks/increments.json
 
@@ -22,6 +22,7 @@ from schnetpack_tpainn.files import write_json
 RDKIT = "schnetpack_tpainn.data.rdkit.RDKitForceField"
 TEACHERS: dict[str, dict[str, Any]] = {
     "GFN2-xTB": {"_target_": "tblite.ase.TBLite", "method": "GFN2-xTB", "verbosity": 0},
+    "GFN-FF": {"_target_": "gfnff.ase_calculator.GFNFF"},
     "MMFF94": {"_target_": RDKIT, "force_field": "MMFF94"},
 }
 MEV = 1e3  # meV in an eV
@@ -43,7 +44,9 @@ def run(s: argparse.Namespace, folder: Path) -> dict[str, dict[str, list[float]]
     wanted = atomised(labels)
     base = {"none": dict.fromkeys(wanted, 0.0)}
     for name, node in TEACHERS.items():
-        source = DisplacementSampler([str(labels)], node, n_displaced=0, max_failed=0.0)
+        source = DisplacementSampler(
+            [str(labels)], node, n_displaced=0, max_force=1e3, max_failed=0.0
+        )  # GFN-FF has 51 eV/Å in one of them
         base[name] = atomised(source.make(folder / f"{name}.db"))
     order = np.random.default_rng(0).permutation(len(wanted))
     test, pool = order[: s.n_test], order[s.n_test :]

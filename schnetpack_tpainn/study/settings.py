@@ -35,6 +35,7 @@ KEYS = {
         "n_train",
         "seeds",
         "seeds_at",
+        "teacher",
         "metric",
         "reference",
         "rates",
@@ -178,8 +179,6 @@ def _list(node: Mapping[str, Any], key: str) -> list[Any]:
 def _seeds(node: Mapping[str, Any], n_train: tuple[int, ...]) -> dict[int, tuple[int, ...]]:
     """Seeds of each number of labels, two or more."""
     special = {int(n): s for n, s in (node["seeds_at"] or {}).items()}
-    if unknown := sorted(special.keys() - set(n_train)):
-        raise StudyError(f"study.seeds_at names {unknown}, study.n_train has {list(n_train)}")
     found = {}
     for n in n_train:
         seeds = tuple(dict.fromkeys(int(s) for s in special.get(n, node["seeds"])))

@@ -54,7 +54,8 @@ class Study:
             The content of ``study.json``. Refuses with ``StudyError`` what cannot be compared.
         """
         self.s.directory.mkdir(parents=True, exist_ok=True)
-        data: Any = self.compose(self.overrides).data
+        largest = f"data.num_train={max(self.s.n_train)}"
+        data: Any = self.compose([*self.overrides, largest]).data
         database = prepare_labels(data)
         splits = write_splits(self.s, data, database)
         self.plan = Plan(self.s, self.overrides, splits, self.compose)
