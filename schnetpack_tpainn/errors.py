@@ -5,6 +5,7 @@ __all__ = [
     "DataError",
     "LabelError",
     "MDError",
+    "SelectionError",
     "StudyError",
     "TPaiNNError",
     "TransferError",
@@ -29,6 +30,10 @@ class LabelError(TPaiNNError):
 
 class MDError(TPaiNNError):
     """Molecular dynamics cannot start, or blew up."""
+
+
+class SelectionError(TPaiNNError):
+    """A selection asks for what the pool or the models cannot give."""
 
 
 class StudyError(TPaiNNError):

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from schnetpack_tpainn.errors import DataError, LabelError, TPaiNNError
 
-__all__ = ["main"]
+__all__ = ["calculator_node", "main", "read_sources"]
 
 SHORT = {
     "pyscf": "schnetpack_tpainn.data.pyscf.PySCF",
@@ -100,8 +100,18 @@ def calculator_node(words: Sequence[str]) -> dict[str, Any]:
     return config
 
 
-def _read(sources: Sequence[str]) -> tuple[list[Atoms], dict[str, str]]:
-    """All frames, and the hash of each source."""
+def read_sources(sources: Sequence[str]) -> tuple[list[Atoms], dict[str, str]]:
+    """Read frames as the command line names them.
+
+    Args:
+        sources: files that ASE reads, or ``FILE@START:STOP:STEP``.
+
+    Returns:
+        All frames (Å), and source without its folder -> hash of the file.
+
+    Raises:
+        DataError: a file does not exist or cannot be read, or has no such frames.
+    """
     from schnetpack_tpainn.data.structures import read_frames
 
     frames: list[Atoms] = []
@@ -145,7 +155,7 @@ def _label(arguments: argparse.Namespace, console: Console) -> int:
             f"{arguments.output} exists and is never written over; choose another path or delete it"
         )
     calculator = calculator_node(arguments.calculator)
-    frames, hashes = _read(arguments.frames)
+    frames, hashes = read_sources(arguments.frames)
     atomrefs = _atomrefs(calculator, frames) if arguments.atomrefs else None
     result = label_frames(
         frames,

@@ -15,7 +15,7 @@ from schnetpack_tpainn.data.offsets import Z_MAX
 from schnetpack_tpainn.data.units import unit_factor
 from schnetpack_tpainn.errors import DataError
 
-__all__ = ["FrameTable", "check_database"]
+__all__ = ["FrameTable", "check_database", "nearest_images", "shortest_distances"]
 
 log = logging.getLogger(__name__)
 
@@ -262,13 +262,22 @@ def shortest_distances(positions: np.ndarray, cells: np.ndarray, pbc: np.ndarray
         part = slice(start, start + step)
         vectors = positions[part][:, i] - positions[part][:, j]  # (B, pairs, 3)
         if pbc[part].any():
-            vectors = _nearest_images(vectors, cells[part], pbc[part])
+            vectors = nearest_images(vectors, cells[part], pbc[part])
         shortest[part] = np.sqrt((vectors**2).sum(-1).min(1))
     return shortest
 
 
-def _nearest_images(vectors: np.ndarray, cells: np.ndarray, pbc: np.ndarray) -> np.ndarray:
-    """Nearest images by rounding fractional coordinates: right well below half a cell's width."""
+def nearest_images(vectors: np.ndarray, cells: np.ndarray, pbc: np.ndarray) -> np.ndarray:
+    """Nearest images by rounding fractional coordinates: right well below half a cell's width.
+
+    Args:
+        vectors: differences of positions, shape (B, P, 3).
+        cells: cell vectors in the same unit, shape (B, 3, 3).
+        pbc: periodic directions, shape (B, 3).
+
+    Returns:
+        The shorter differences, shape (B, P, 3).
+    """
     cells = np.where(pbc[:, :, None], cells, 0.0)
     return vectors - np.round(vectors @ np.linalg.pinv(cells)) @ cells
 

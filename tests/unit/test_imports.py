@@ -18,7 +18,8 @@ MAY_IMPORT = {
     "transfer": {"data"},
     "md": {"data", "transfer"},
     "study": {"data", "transfer"},
-    "cli": {"data", "transfer", "md", "study"},
+    "selection": {"data", "transfer", "md", "study"},
+    "cli": {"data", "transfer", "md", "study", "selection"},
     "testing": set(),
 }
 
