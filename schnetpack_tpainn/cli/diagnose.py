@@ -24,7 +24,7 @@ from schnetpack_tpainn.errors import DataError, TPaiNNError, TransferError
 from schnetpack_tpainn.files import write_json
 from schnetpack_tpainn.transfer.verdict import VERDICTS
 
-__all__ = ["main"]
+__all__ = ["composed", "main"]
 
 MEND = "Even so, mend what the diagnosis found: it would make a better teacher yet."
 LOGGER = "schnetpack_tpainn.transfer.diagnose"
@@ -60,8 +60,15 @@ def _parser() -> argparse.ArgumentParser:
 
 
 @contextlib.contextmanager
-def _composed(overrides: Sequence[str]) -> Iterator[DictConfig]:
-    """The configuration that `spktrain` would have; paths in it are meant from here."""
+def composed(overrides: Sequence[str]) -> Iterator[DictConfig]:
+    """Compose the configuration that `spktrain` would have; paths in it are meant from here.
+
+    Args:
+        overrides: Hydra overrides.
+
+    Yields:
+        DictConfig: the configuration, Hydra's own part included.
+    """
     import schnetpack.cli  # noqa: F401 - registers its resolvers
 
     os.environ.setdefault("PWD", str(Path.cwd()))  # SchNetPack looks for configs there
@@ -120,7 +127,7 @@ def _diagnose(arguments: argparse.Namespace, console: Console) -> int:
         raise TransferError(f"expected --steps of 1 or more, got {arguments.steps}")
     if arguments.output is not None and not arguments.output.absolute().parent.is_dir():
         raise DataError(f"{arguments.output.parent} does not exist: make the folder first")
-    with _composed(overrides) as config:
+    with composed(overrides) as config:
         # here the data module would leave its split file
         with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
             record, train, validation = _apply(config)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from ase import Atoms
@@ -56,9 +57,10 @@ def check_frames(frames: Sequence[Atoms], what: str) -> None:
             )
 
 
-def _kind(atoms: Atoms) -> tuple[str, tuple[bool, ...]]:
+def _kind(atoms: Atoms) -> tuple[Any, ...]:
     """What two frames must share for their distances to be comparable."""
-    return atoms.get_chemical_formula("hill"), tuple(atoms.pbc.tolist())
+    charge = atoms.info.get("charge", 0)
+    return atoms.get_chemical_formula("hill"), tuple(atoms.pbc.tolist()), charge
 
 
 def _distances(atoms: Atoms) -> tuple[np.ndarray, np.ndarray]:
@@ -88,9 +90,9 @@ def _distances(atoms: Atoms) -> tuple[np.ndarray, np.ndarray]:
 def originals(frames: Sequence[Atoms], tolerance_ang: float) -> np.ndarray:
     """For every frame the first one that it repeats.
 
-    Two frames are the same if they have the same composition and, sorted within each pair of
-    elements, the same distances. That holds whatever the order of the atoms, and for mirror images:
-    their energies are equal and their forces mirrored.
+    Two frames are the same if they have the same composition and charge (``info["charge"]``) and,
+    sorted within each pair of elements, the same distances. That holds whatever the order of the
+    atoms, and for mirror images: their energies are equal and their forces mirrored.
 
     Args:
         frames: the frames.
@@ -100,7 +102,7 @@ def originals(frames: Sequence[Atoms], tolerance_ang: float) -> np.ndarray:
         Places in ``frames``, shape (M,): a frame's own if no earlier frame is the same.
     """
     found = np.arange(len(frames))
-    kinds: dict[tuple[str, tuple[bool, ...]], list[int]] = {}
+    kinds: dict[tuple[Any, ...], list[int]] = {}
     for place, atoms in enumerate(frames):
         kinds.setdefault(_kind(atoms), []).append(place)
     for places in kinds.values():
