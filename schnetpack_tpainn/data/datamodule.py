@@ -15,6 +15,7 @@ from schnetpack_tpainn.data.check import FrameTable, check_database
 from schnetpack_tpainn.data.dataset import CachedAtomsData
 from schnetpack_tpainn.data.loader import CachedDataModule
 from schnetpack_tpainn.data.offsets import fit_offsets
+from schnetpack_tpainn.data.resample import Resampling
 from schnetpack_tpainn.data.split import SeededSplit, check_sizes
 from schnetpack_tpainn.data.store import fingerprint
 from schnetpack_tpainn.errors import DataError
@@ -61,11 +62,14 @@ class TPaiNNDataModule(CachedDataModule):
         energy_key: property that holds the energy.
         forces_key: property that holds the forces; None for a data set without.
         splitting: partitioning strategy; ``SeededSplit(0)`` when None.
+        resampling: draws the training frames from the training part, such as
+            :class:`~schnetpack_tpainn.data.resample.Bootstrap`; all of them when None.
         **kwargs: further arguments of :class:`~schnetpack_tpainn.data.loader.CachedDataModule`
             and ``schnetpack.data.AtomsDataModule``: cache, workers, partitions, units, transforms.
     """
 
     dataset: Any  # CachedAtomsData after setup
+    train_idx: Any  # places in the database, a list after setup
 
     def __init__(
         self,
@@ -75,6 +79,7 @@ class TPaiNNDataModule(CachedDataModule):
         energy_key: str = "energy",
         forces_key: str | None = "forces",
         splitting: Any = None,
+        resampling: Resampling | None = None,
         **kwargs: Any,
     ) -> None:
         if kwargs.get("load_properties") is None:
@@ -91,6 +96,7 @@ class TPaiNNDataModule(CachedDataModule):
         self.source = source
         self.energy_key = energy_key
         self.forces_key = forces_key
+        self.resampling = resampling
         self._frames: FrameTable | None = None
 
     def prepare_data(self) -> None:
@@ -191,6 +197,8 @@ class TPaiNNDataModule(CachedDataModule):
                 f"got {len(twice)} that are, such as {few}: errors on frames that were trained on "
                 "say nothing; leave each in one part, or delete the split file"
             )
+        if self.resampling is not None and self.train_idx:
+            self.train_idx = self.resampling(self.train_idx)
 
     def _refuse_empty_parts(self) -> None:
         """A run keeps its best epoch by the validation error and ends with the test error."""
