@@ -49,6 +49,7 @@ START_NAME = "start.safetensors"
 TRANSFER_NAME = "transfer.json"
 MARKDOWN_NAME = "report.md"
 PREDICTIONS_NAME = "test_predictions.npz"
+VALIDATION_NAME = "validation_predictions.npz"
 MAX_TRAIN = 1000  # training frames to measure the final errors on, evenly spaced
 
 
@@ -63,9 +64,9 @@ class RunReport(Callback):
 
     Before the first step it prints tables, and writes them as ``transfer.json``, ``report.md`` and
     the weights as ``start.safetensors``. When the test stage ends, it completes ``report.md`` with
-    figures and writes ``report.json`` (schema in the docs), ``test_predictions.npz`` and
-    ``model.safetensors``. Each is written in one piece; ``report.json`` comes last and says that
-    the run is finished.
+    figures and writes ``report.json`` (schema in the docs), ``validation_predictions.npz``,
+    ``test_predictions.npz`` and ``model.safetensors``. Each is written in one piece;
+    ``report.json`` comes last and says that the run is finished.
 
     .. code-block:: yaml
 
@@ -189,14 +190,15 @@ class RunReport(Callback):
         datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
         context = Context(pl_module.model, datamodule, pl_module.energy_key, pl_module.forces_key)
         with torch.inference_mode(False):
-            test = context.predictions("test")
+            val, test = context.predictions("val"), context.predictions("test")
             kept = {
                 "train": errors(context.predictions("train", MAX_TRAIN)),
-                "validation": errors(context.predictions("val")),
+                "validation": errors(val),
                 "test": errors(test),
             }
         self.directory.mkdir(parents=True, exist_ok=True)
         offsets = get_offsets(pl_module.model, pl_module.energy_key)
+        write_predictions(self.directory / VALIDATION_NAME, val, offsets)
         write_predictions(self.directory / PREDICTIONS_NAME, test, offsets)
         report = self._report(datamodule, pl_module)
         elements = errors_by_element(test)
