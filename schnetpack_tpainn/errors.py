@@ -3,6 +3,7 @@
 __all__ = [
     "CheckpointError",
     "DataError",
+    "EnsembleError",
     "LabelError",
     "MDError",
     "SelectionError",
@@ -22,6 +23,10 @@ class DataError(TPaiNNError):
 
 class CheckpointError(TPaiNNError):
     """A checkpoint cannot be read, or does not fit the model or the data."""
+
+
+class EnsembleError(TPaiNNError):
+    """An ensemble cannot be made, calibrated or opened."""
 
 
 class LabelError(TPaiNNError):

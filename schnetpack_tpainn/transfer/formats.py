@@ -11,6 +11,7 @@ from schnetpack_tpainn.errors import CheckpointError
 
 __all__ = [
     "CARD_KEY",
+    "ENSEMBLE_KEY",
     "FORMAT",
     "Pretrained",
     "level_of_theory",
@@ -21,6 +22,7 @@ __all__ = [
 
 FORMAT = 2
 CARD_KEY = "tpainn"
+ENSEMBLE_KEY = "tpainn_ensemble"
 MODEL = "model."  # before the names of the model's weights in a Lightning checkpoint
 
 

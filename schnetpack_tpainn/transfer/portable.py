@@ -17,6 +17,7 @@ from schnetpack_tpainn.errors import CheckpointError
 from schnetpack_tpainn.transfer.architecture import describe
 from schnetpack_tpainn.transfer.formats import (
     CARD_KEY,
+    ENSEMBLE_KEY,
     FORMAT,
     Pretrained,
     level_of_theory,
@@ -29,10 +30,13 @@ from schnetpack_tpainn.transfer.units import UNITS
 __all__ = [
     "PORTABLE_NAME",
     "build_model",
+    "joined",
     "make_card",
     "offsets_of",
+    "parted",
     "read_portable",
     "save_portable",
+    "write_tensors",
 ]
 
 PORTABLE_NAME = "model.safetensors"
@@ -103,14 +107,59 @@ def save_portable(
         card: JSON-serialisable description, see :func:`make_card`.
         offsets: property -> offsets per atomic number, float64, (zmax,); eV for energies.
     """
-    path = Path(path)
-    added = {OFFSETS + name: tensor.double() for name, tensor in (offsets or {}).items()}
+    tensors = joined(state, offsets or {})
+    write_tensors(Path(path), tensors, {CARD_KEY: json.dumps({"format": FORMAT, **card})})
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+    """Write a safetensors file at once.
+
+    Args:
+        path: the file.
+        tensors: its tensors.
+        metadata: its header's text.
+    """
     # one copy each: safetensors refuses tensors that share memory (shared interactions)
-    tensors = {name: tensor.clone() for name, tensor in {**state, **added}.items()}
-    content = save(tensors, metadata={CARD_KEY: json.dumps({"format": FORMAT, **card})})
+    content = save({name: tensor.clone() for name, tensor in tensors.items()}, metadata)
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_bytes(content)
     temporary.replace(path)
+
+
+def joined(state: Mapping[str, Tensor], offsets: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights and offsets under the names that they have in a file.
+
+    Args:
+        state: parameters and buffers.
+        offsets: property -> offsets per atomic number, (zmax,).
+
+    Returns:
+        The tensors.
+    """
+    return {**state, **{OFFSETS + name: tensor.double() for name, tensor in offsets.items()}}
+
+
+def parted(
+    tensors: Mapping[str, Tensor], card: Mapping[str, Any], path: Path, source: str
+) -> Pretrained:
+    """What :func:`joined` was made from.
+
+    Args:
+        tensors: the tensors.
+        card: what they say of themselves.
+        path: file they were read from.
+        source: where they come from, for the message.
+
+    Returns:
+        Weights, offsets and card, in the present format.
+
+    Raises:
+        CheckpointError: the card is of a newer format.
+    """
+    state = {name: t for name, t in tensors.items() if not name.startswith(OFFSETS)}
+    offsets = {n.removeprefix(OFFSETS): t for n, t in tensors.items() if n.startswith(OFFSETS)}
+    content = upgrade({"format": card.get("format", 1), "card": card}, state, source)
+    return Pretrained(path, state, content["card"], offsets)
 
 
 def read_portable(path: Path) -> Pretrained:
@@ -123,21 +172,22 @@ def read_portable(path: Path) -> Pretrained:
         Weights, offsets and card, in the present format.
 
     Raises:
-        CheckpointError: it has no card, or one of a newer format.
+        CheckpointError: it has no card, or one of a newer format, or holds an ensemble.
     """
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    if ENSEMBLE_KEY in metadata:
+        raise CheckpointError(
+            f"{path} holds an ensemble, expected one model; open it with tpainn-md model=... or "
+            "schnetpack_tpainn.md.EnsembleCalculator, or give one of its members"
+        )
     if CARD_KEY not in metadata:
         raise CheckpointError(
             f"{path} holds weights but no T-PaiNN card (metadata key '{CARD_KEY}'); "
             "expected a file that a T-PaiNN run or tpainn-export wrote"
         )
-    card = json.loads(metadata[CARD_KEY])
-    state = {name: t for name, t in tensors.items() if not name.startswith(OFFSETS)}
-    offsets = {n.removeprefix(OFFSETS): t for n, t in tensors.items() if n.startswith(OFFSETS)}
-    content = upgrade({"format": card.get("format", 1), "card": card}, state, str(path))
-    return Pretrained(path, state, content["card"], offsets)
+    return parted(tensors, json.loads(metadata[CARD_KEY]), path, str(path))
 
 
 def build_model(pretrained: Pretrained) -> Any:
