@@ -44,6 +44,8 @@ def _run(config: dict[str, Any]) -> None:
         "steps per second": result.steps_per_s,
         "mean temperature (K)": result.mean_temperature_k,
     }
+    if result.n_uncertain is not None:
+        rows["uncertain frames"] = result.n_uncertain
     if result.drift is not None:
         rows["energy drift (meV/atom/ps)"] = result.drift.slope_mev_per_atom_per_ps
         rows["energy fluctuation (meV/atom)"] = result.drift.rms_mev_per_atom
@@ -74,22 +76,27 @@ def _check(config: dict[str, Any]) -> None:
 def _calculator(config: dict[str, Any], stress: bool) -> tuple[Any, dict[str, Any]]:
     """ASE calculator and, for one from a node, the node for the record."""
     from schnetpack_tpainn.data.label import make_calculator
-    from schnetpack_tpainn.md import TPaiNNCalculator
+    from schnetpack_tpainn.md import open_calculator
 
     model, node = config["model"], config["calculator"]
     if model is not None:
         arguments = {key: config[key] for key in MODEL_KEYS}
-        return TPaiNNCalculator(model, stress=stress, **arguments), {}
+        return open_calculator(model, stress=stress, **arguments), {}
     return make_calculator(node), {"calculator_node": node}
 
 
 def _settings(config: dict[str, Any]) -> Any:
-    from schnetpack_tpainn.md import Limits, MDSettings
+    from schnetpack_tpainn.md import Limits, MDSettings, Uncertainty
 
-    names = {field.name for field in dataclasses.fields(MDSettings)} - {"ensemble", "limits"}
+    names = {field.name for field in dataclasses.fields(MDSettings)} - {
+        "ensemble",
+        "limits",
+        "uncertainty",
+    }
     return MDSettings(
         ensemble=_instantiate(config["ensemble"]),
         limits=Limits(**config["limits"]),
+        uncertainty=Uncertainty(**config["uncertainty"]),
         **{name: config[name] for name in names},
     )
 

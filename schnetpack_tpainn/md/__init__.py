@@ -7,6 +7,7 @@ from schnetpack_tpainn.md.analyse import (
     energy_drift,
 )
 from schnetpack_tpainn.md.calculator import TPaiNNCalculator
+from schnetpack_tpainn.md.ensemble_calculator import EnsembleCalculator, open_calculator
 from schnetpack_tpainn.md.ensembles import NPT, NVE, NVT, Ensemble
 from schnetpack_tpainn.md.guard import ExplosionError, Limits
 from schnetpack_tpainn.md.output import read_log
@@ -14,6 +15,7 @@ from schnetpack_tpainn.md.report import MDResult
 from schnetpack_tpainn.md.run import run_md
 from schnetpack_tpainn.md.settings import MDSettings
 from schnetpack_tpainn.md.structure import read_structure
+from schnetpack_tpainn.md.uncertainty import Uncertainty, UncertaintyError
 
 __all__ = [
     "NPT",
@@ -22,13 +24,17 @@ __all__ = [
     "Comparison",
     "EnergyDrift",
     "Ensemble",
+    "EnsembleCalculator",
     "ExplosionError",
     "Limits",
     "MDResult",
     "MDSettings",
     "TPaiNNCalculator",
+    "Uncertainty",
+    "UncertaintyError",
     "compare_with_reference",
     "energy_drift",
+    "open_calculator",
     "read_log",
     "read_structure",
     "run_md",

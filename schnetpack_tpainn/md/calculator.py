@@ -20,9 +20,9 @@ from schnetpack_tpainn.errors import MDError
 from schnetpack_tpainn.md.converter import SystemConverter, check_structure
 from schnetpack_tpainn.md.memory import MemoryCheck
 from schnetpack_tpainn.md.neighbors import VerletList
-from schnetpack_tpainn.md.potential import open_potential
+from schnetpack_tpainn.md.potential import Potential, open_potential
 
-__all__ = ["TPaiNNCalculator"]
+__all__ = ["TPaiNNCalculator", "file_sha256"]
 
 
 class TPaiNNCalculator(SpkCalculator):
@@ -66,7 +66,7 @@ class TPaiNNCalculator(SpkCalculator):
             an output, it was not trained in Å, or device, dtype or skin are unknown.
     """
 
-    implemented_properties = ("energy", "free_energy", "forces", "stress")
+    implemented_properties: tuple[str, ...] = ("energy", "free_energy", "forces", "stress")
 
     def __init__(
         self,
@@ -85,12 +85,16 @@ class TPaiNNCalculator(SpkCalculator):
         potential = open_potential(
             path, device, dtype, energy_key, force_key, stress_key, stress, energy_unit
         )
+        self._set_up(potential, skin_ang, {"model_sha256": file_sha256(path)})
+
+    def _set_up(self, potential: Potential, skin_ang: float, provenance: dict[str, Any]) -> None:
+        """What all calculators have; the neighbour list is for the cutoff of one potential."""
         self.potential = potential
         super().__init__(
             potential.model,
             neighbor_list=VerletList(potential.cutoff, skin_ang, potential.device),
-            energy_key=energy_key,
-            force_key=force_key,
+            energy_key=potential.energy_key,
+            force_key=potential.force_key,
             stress_key=potential.stress_key,
             energy_unit=potential.energy_unit,
             device=potential.device,
@@ -98,10 +102,9 @@ class TPaiNNCalculator(SpkCalculator):
             converter=_converter,
         )
         self._check_memory = MemoryCheck(potential, skin_ang)
-        digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
         self.provenance = {
-            "model_sha256": digest,
-            "dtype": dtype,
+            **provenance,
+            "dtype": str(potential.dtype).removeprefix("torch."),
             "energy_unit": potential.energy_unit,
         }
 
@@ -134,18 +137,28 @@ class TPaiNNCalculator(SpkCalculator):
         if "numbers" in system_changes:
             self.potential.check_elements(self.atoms.numbers.tolist())
             self._check_memory(self.atoms)
-        outputs = self.model(self.converter(self.atoms))
-        energy = self._in_ase_units(outputs, "energy").item()
-        self.results = {
-            "energy": energy,
-            "free_energy": energy,
+        self.results = self._evaluate(self.converter(self.atoms), has_stress)
+        self.results["free_energy"] = self.results["energy"]
+
+    def _evaluate(self, inputs: dict[str, torch.Tensor], has_stress: bool) -> dict[str, Any]:
+        """The results for ASE of one batch."""
+        return self._of_model(self.model, inputs, has_stress)
+
+    def _of_model(
+        self, model: AtomisticModel, inputs: dict[str, torch.Tensor], has_stress: bool
+    ) -> dict[str, Any]:
+        """What one network says: energy in eV, forces in eV/Å (N, 3), stress in eV/Å³ (6,)."""
+        outputs = model(inputs)
+        results = {
+            "energy": self._in_ase_units(outputs, "energy").item(),
             "forces": self._in_ase_units(outputs, "forces"),
         }
         if has_stress:
             # SchNetPack divides by a volume that is negative for left-handed cells
             sign = np.sign(self.atoms.cell.handedness)
             stress = sign * self._in_ase_units(outputs, "stress")[0]  # (3, 3)
-            self.results["stress"] = full_3x3_to_voigt_6_stress(stress)
+            results["stress"] = full_3x3_to_voigt_6_stress(stress)
+        return results
 
     def renew_neighbors(self) -> None:
         """Make the neighbour list anew at the next step, wherever the atoms have moved."""
@@ -167,6 +180,18 @@ class TPaiNNCalculator(SpkCalculator):
                 f"volume, got pbc={atoms.pbc.tolist()}"
             )
         return self.stress_key is not None and bool(atoms.pbc.all())
+
+
+def file_sha256(path: str | Path) -> str:
+    """Digest of a file, for the record.
+
+    Args:
+        path: the file.
+
+    Returns:
+        SHA-256, hexadecimal.
+    """
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def _converter(

@@ -10,11 +10,11 @@ from scipy.sparse.csgraph import connected_components
 
 from schnetpack_tpainn.errors import MDError
 
-__all__ = ["ExplosionError", "Guard", "Limits"]
+__all__ = ["ExplosionError", "Guard", "Limits", "StoppedError"]
 
 
-class ExplosionError(MDError):
-    """The dynamics blew up.
+class StoppedError(MDError):
+    """A run was ended before its time.
 
     Args:
         message: what happened.
@@ -24,6 +24,15 @@ class ExplosionError(MDError):
     def __init__(self, message: str, step: int) -> None:
         super().__init__(message)
         self.step = step
+
+
+class ExplosionError(StoppedError):
+    """The dynamics blew up.
+
+    Args:
+        message: what happened.
+        step: time step at which it was seen.
+    """
 
 
 @dataclass(frozen=True)

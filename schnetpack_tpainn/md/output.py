@@ -54,6 +54,8 @@ class RestartState:
         rng: state of the random-number generator.
         n_frames: frames in the trajectory.
         n_lines: lines in the log, without its head.
+        n_flagged: frames that were too uncertain.
+        last_flagged: time step of the last of them in this phase.
     """
 
     phase: str
@@ -65,6 +67,8 @@ class RestartState:
     rng: dict[str, Any]
     n_frames: int
     n_lines: int
+    n_flagged: int = 0
+    last_flagged: int | None = None
 
 
 class RunFiles:

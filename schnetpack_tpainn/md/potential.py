@@ -48,6 +48,11 @@ class Potential:
     stress_key: str | None
     energy_unit: str
 
+    @property
+    def elements(self) -> list[int] | None:
+        """Atomic numbers that the model was trained for, if it says for which."""
+        return _metadata(self.model).get("elements")
+
     def check_elements(self, numbers: Iterable[int]) -> None:
         """Refuse elements that the model was not trained for, if it says for which it was.
 
@@ -57,7 +62,7 @@ class Potential:
         Raises:
             MDError: one of them is unknown.
         """
-        known = _metadata(self.model).get("elements")
+        known = self.elements
         strange = set(numbers) - set(known or ())
         if known is not None and strange:
             raise MDError(

@@ -9,7 +9,7 @@ from typing import Any
 from schnetpack_tpainn.data.versions import software_versions
 from schnetpack_tpainn.files import write_json
 from schnetpack_tpainn.md.analyse import EnergyDrift, energy_drift
-from schnetpack_tpainn.md.guard import ExplosionError
+from schnetpack_tpainn.md.guard import StoppedError
 from schnetpack_tpainn.md.output import RunFiles, read_log
 from schnetpack_tpainn.md.plot import plot_energies
 from schnetpack_tpainn.md.simulation import Simulation
@@ -35,6 +35,7 @@ class MDResult:
         steps_per_s: time steps per second of wall time, in the process that ended the run.
         drift: drift of the total energy; None where the ensemble does not conserve it, or the log
             has fewer than three lines.
+        n_uncertain: frames in ``uncertain.extxyz``; None where nothing was watched.
     """
 
     folder: Path
@@ -46,6 +47,7 @@ class MDResult:
     mean_temperature_k: float | None
     steps_per_s: float | None
     drift: EnergyDrift | None
+    n_uncertain: int | None = None
 
 
 def _result(files: RunFiles, report: Mapping[str, Any]) -> MDResult:
@@ -60,6 +62,7 @@ def _result(files: RunFiles, report: Mapping[str, Any]) -> MDResult:
         mean_temperature_k=report["mean_temperature_k"],
         steps_per_s=report["steps_per_s"],
         drift=None if drift is None else EnergyDrift(**drift),
+        n_uncertain=report.get("n_uncertain"),
     )
 
 
@@ -79,12 +82,12 @@ def read_finished(files: RunFiles) -> MDResult | None:
 
 
 def write_report(
-    simulation: Simulation, content: Mapping[str, Any], stopped: ExplosionError | None
+    simulation: Simulation, content: Mapping[str, Any], stopped: StoppedError | None
 ) -> MDResult:
     """Write ``report.json`` and ``energy.png``.
 
     Args:
-        simulation: the simulation, finished or blown up.
+        simulation: the simulation, finished or stopped.
         content: what decided the run, for the record.
         stopped: why it ended early, or None.
 
@@ -110,6 +113,8 @@ def write_report(
         "run": dict(content),
         "versions": software_versions(),
     }
+    if settings.uncertainty.max_force_std_ev_per_ang is not None:
+        report["n_uncertain"] = simulation.watch.n_flagged
     if n_lines:
         plot_energies(columns, len(atoms), files.figure, drift)
     write_json(files.report, report)

@@ -11,7 +11,7 @@ from ase.calculators.calculator import Calculator, PropertyNotImplementedError
 from schnetpack_tpainn.data.store import fingerprint
 from schnetpack_tpainn.errors import MDError
 from schnetpack_tpainn.md.ensembles import Ensemble
-from schnetpack_tpainn.md.guard import ExplosionError
+from schnetpack_tpainn.md.guard import StoppedError
 from schnetpack_tpainn.md.output import RunFiles
 from schnetpack_tpainn.md.report import MDResult, read_finished, write_report
 from schnetpack_tpainn.md.settings import MDSettings
@@ -58,10 +58,13 @@ def run_md(
         Paths, speed and energy drift.
 
     Raises:
-        MDError: the structure cannot be simulated, or ``output`` holds something else.
+        MDError: the structure cannot be simulated, ``output`` holds something else, or there is a
+            limit on the uncertainty and the calculator has none.
         ExplosionError: the dynamics blew up; the outputs up to then are complete, and the report
             says why.
+        UncertaintyError: likewise, where an ensemble is no longer sure of the forces.
     """
+    settings.uncertainty.check_calculator(calculator)
     start = _checked(atoms)
     content = {
         **settings.asdict(),
@@ -80,7 +83,7 @@ def run_md(
     simulation = Simulation(settings, start, files)
     try:
         simulation.run()
-    except ExplosionError as error:
+    except StoppedError as error:
         write_report(simulation, content, error)
         raise
     return write_report(simulation, content, None)

@@ -7,6 +7,7 @@ from typing import Any
 from schnetpack_tpainn.errors import MDError
 from schnetpack_tpainn.md.ensembles import NVE, NVT, Ensemble
 from schnetpack_tpainn.md.guard import Limits
+from schnetpack_tpainn.md.uncertainty import Uncertainty
 
 __all__ = ["MDSettings"]
 
@@ -32,6 +33,7 @@ class MDSettings:
         log_interval: steps between lines of ``log.csv``.
         restart_interval: steps between restart files: what a killed run loses at most.
         limits: when the dynamics counts as exploded.
+        uncertainty: when the forces of an ensemble are too uncertain, and what is done then.
 
     Raises:
         MDError: a value is out of range or of the wrong kind.
@@ -50,6 +52,7 @@ class MDSettings:
     log_interval: int = 5
     restart_interval: int = 200
     limits: Limits = field(default_factory=Limits)
+    uncertainty: Uncertainty = field(default_factory=Uncertainty)
 
     def __post_init__(self) -> None:
         if not isinstance(self.ensemble, Ensemble):
@@ -98,4 +101,6 @@ class MDSettings:
         """The settings as plain containers, for the record and for comparison on resuming."""
         plain = dataclasses.asdict(self)
         plain["ensemble"] = {"name": type(self.ensemble).__name__, **plain["ensemble"]}
+        if self.uncertainty.max_force_std_ev_per_ang is None:
+            del plain["uncertainty"]  # nothing is watched
         return plain

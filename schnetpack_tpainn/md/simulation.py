@@ -13,6 +13,7 @@ from schnetpack_tpainn.md.ensembles import Ensemble, draw_velocities
 from schnetpack_tpainn.md.guard import Guard
 from schnetpack_tpainn.md.output import Recorder, RestartState, RunFiles
 from schnetpack_tpainn.md.settings import MDSettings
+from schnetpack_tpainn.md.uncertainty import Watch
 
 __all__ = ["Simulation"]
 
@@ -38,6 +39,7 @@ class Simulation:
         self.atoms = atoms
         self.files = files
         self.guard = Guard(settings.limits, atoms)
+        self.watch = Watch(settings.uncertainty, files.folder)
         self.degrees_of_freedom = settings.ensemble.degrees_of_freedom(atoms)
         self.rng = np.random.default_rng(settings.seed)
         self._remembered: np.ndarray | None = None
@@ -48,7 +50,8 @@ class Simulation:
         """Run to the end.
 
         Raises:
-            ExplosionError: the dynamics blew up; what was recorded before is in the files.
+            StoppedError: the dynamics blew up, or the forces became too uncertain; what was
+                recorded before is in the files.
         """
         state = self.files.load()
         if state is None:
@@ -61,6 +64,7 @@ class Simulation:
                 self._propagate(self.settings.thermostat, self.settings.n_equilibration, recorder)
                 self.settings.ensemble.start(self.atoms)
                 self.phase, self.step, self._remembered = PRODUCTION, 0, None
+                self.watch.last_flagged = None
             begin, first = time.perf_counter(), self.step
             self._propagate(self.settings.ensemble, self.settings.n_steps, recorder)
             if self.step > first:
@@ -88,6 +92,7 @@ class Simulation:
         self.atoms.set_momenta(state.momenta)
         self.rng.bit_generator.state = state.rng
         self._remembered = state.integrator
+        self.watch.go_on(state.n_flagged, state.last_flagged, self.atoms)
         log.info("%s: going on at step %d of the %s", self.files.folder, self.step, self.phase)
 
     def _propagate(self, ensemble: Ensemble, n_steps: int, recorder: Recorder) -> None:
@@ -132,6 +137,7 @@ class Simulation:
         moving = self.degrees_of_freedom if self.phase == PRODUCTION else 3 * len(atoms)
         temperature = 2 * kinetic / (moving * units.kB)
         self.guard.check(atoms, step, temperature, self.phase)
+        self.watch.check(atoms, step, self.phase)
         if self.phase == PRODUCTION and step % settings.log_interval == 0:
             potential = atoms.get_potential_energy()
             force = np.linalg.norm(atoms.get_forces(), axis=1).max()
@@ -153,5 +159,7 @@ class Simulation:
                 rng=dict(self.rng.bit_generator.state),
                 n_frames=recorder.n_frames,
                 n_lines=recorder.n_lines,
+                n_flagged=self.watch.n_flagged,
+                last_flagged=self.watch.last_flagged,
             )
         )
