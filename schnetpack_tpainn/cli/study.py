@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Sequence
 
-from schnetpack_tpainn.errors import StudyError
+from schnetpack_tpainn.errors import StudyError, TPaiNNError
 
 __all__ = ["arguments", "main"]
 
@@ -23,32 +23,36 @@ for every run. Results: study.json, study.md, study.png and study.pdf in study.d
 """
 
 
-def arguments(argv: Sequence[str]) -> list[str]:
+def arguments(
+    argv: Sequence[str], group: str = "study", error: type[TPaiNNError] = StudyError
+) -> list[str]:
     """Arguments of SchNetPack's command line that run the study.
 
     Args:
         argv: arguments of this one.
+        group: config group that has what is to be run.
+        error: class of the error.
 
     Returns:
         They, with multirun and the study's config.
 
     Raises:
-        StudyError: no experiment is named.
+        TPaiNNError: no experiment is named.
     """
     from hydra_plugins.schnetpack_tpainn.searchpath import config_dir
 
     named = [a.partition("=")[2] for a in argv if a.startswith("experiment=")]
     if not named:
-        raise StudyError(
-            "expected experiment=..., got none; for example `tpainn-study "
+        raise error(
+            f"expected experiment=..., got none; for example `tpainn-{group} "
             "experiment=tpainn_autotune`"
         )
-    chosen = [a for a in argv if a.startswith(("study=", "+study="))]
+    chosen = [a for a in argv if a.startswith((f"{group}=", f"+{group}="))]
     rest = [a for a in argv if a not in chosen]
     name = chosen[-1].partition("=")[2] if chosen else named[-1]
-    if not chosen and not (config_dir() / "study" / f"{name}.yaml").is_file():
+    if not chosen and not (config_dir() / group / f"{name}.yaml").is_file():
         name = "default"
-    return ["--multirun", f"+study={name}", *rest]
+    return ["--multirun", f"+{group}={name}", *rest]
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -18,8 +18,9 @@ MAY_IMPORT = {
     "transfer": {"data"},
     "md": {"data", "transfer"},
     "study": {"data", "transfer"},
+    "ensemble": {"data", "transfer", "study"},
     "selection": {"data", "transfer", "md", "study"},
-    "cli": {"data", "transfer", "md", "study", "selection"},
+    "cli": {"data", "transfer", "md", "study", "ensemble", "selection"},
     "testing": set(),
 }
 

@@ -1,0 +1,47 @@
+"""``tpainn-ensemble``: several networks tuned from one, with calibrated uncertainty."""
+
+import sys
+from collections.abc import Sequence
+
+from schnetpack_tpainn.cli.study import arguments
+from schnetpack_tpainn.errors import EnsembleError
+
+__all__ = ["main"]
+
+HELP = """\
+tpainn-ensemble experiment=EXPERIMENT [ensemble.KEY=VALUE ...] [KEY=VALUE ...]
+
+Tunes several networks from one pretrained model, on the same labels or on draws from them, and
+calibrates their spread on the validation labels. What is finished is not repeated; a larger
+ensemble.members adds some. For example:
+
+  tpainn-ensemble experiment=tpainn_autotune ensemble.members=4
+  tpainn-ensemble experiment=tpainn_autotune ensemble.resampling=null data.batch_size=5
+  tpainn-ensemble experiment=tpainn_autotune hydra/launcher=submitit_slurm
+
+The keys of `ensemble` are described in configs/ensemble/default.yaml. Keys outside of it are those
+of spktrain, and hold for every member. In ensemble.directory: ensemble.safetensors (for tpainn-md
+and EnsembleCalculator), ensemble.json, ensemble.md, reliability.png and .pdf, members/.
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Make the ensemble.
+
+    Args:
+        argv: command line; the process's own when None.
+
+    Raises:
+        SystemExit: something failed; its text says what to do.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    if {"-h", "--help"} & set(words):
+        print(HELP, end="")
+        return
+    try:
+        sys.argv = ["tpainn-ensemble", *arguments(words, "ensemble", EnsembleError)]
+    except EnsembleError as error:
+        raise SystemExit(f"EnsembleError: {error}") from error
+    from schnetpack.cli import train
+
+    train()

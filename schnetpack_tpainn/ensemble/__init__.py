@@ -1,0 +1,1 @@
+"""Ensembles of tuned networks: train the members, calibrate their spread, report it."""

@@ -1,0 +1,207 @@
+"""Train the members of an ensemble, calibrate their spread, and write one model."""
+
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from hydra.utils import instantiate, to_absolute_path
+from omegaconf import OmegaConf
+from schnetpack.data import ASEAtomsData
+
+from schnetpack_tpainn.data.store import fingerprint
+from schnetpack_tpainn.data.versions import software_versions
+from schnetpack_tpainn.ensemble.results import (
+    PARTS,
+    calibrate,
+    file_digest,
+    judge,
+    markdown,
+    read_spreads,
+)
+from schnetpack_tpainn.ensemble.settings import EnsembleSettings
+from schnetpack_tpainn.errors import EnsembleError
+from schnetpack_tpainn.files import claim_directory, write_json, write_text
+from schnetpack_tpainn.study.comparison import read_run
+from schnetpack_tpainn.study.jobs import Job
+from schnetpack_tpainn.study.labels import prepare_labels
+from schnetpack_tpainn.study.plan import Compose
+from schnetpack_tpainn.transfer.ensemble import ENSEMBLE_NAME, save_ensemble
+from schnetpack_tpainn.transfer.outcome import targets
+from schnetpack_tpainn.transfer.portable import PORTABLE_NAME
+from schnetpack_tpainn.transfer.pretrained import load_pretrained
+from schnetpack_tpainn.transfer.runs import find_last_run
+
+__all__ = ["RESULTS_NAME", "Ensemble"]
+
+log = logging.getLogger(__name__)
+
+SCHEMA = 1
+RESULTS_NAME = "ensemble.json"
+FIGURE_NAME = "reliability.png"
+SPLIT_NAME = "split.npz"
+
+
+class Ensemble:
+    """An ensemble from its members' training to its calibrated model.
+
+    The members are runs of their own below ``members/``, tuned from one pretrained model; those
+    that are finished are not repeated. All have the same training part, from which
+    ``data/resampling`` may draw anew for each, and the same validation and test frames.
+
+    Args:
+        settings: the ensemble.
+        overrides: Hydra overrides of every member, ``experiment=...`` among them.
+        compose: makes the configuration of a run from its overrides.
+        execute: trains, resumes and waits.
+    """
+
+    def __init__(
+        self,
+        settings: EnsembleSettings,
+        overrides: Sequence[str],
+        compose: Compose,
+        execute: Callable[[Sequence[Job]], None],
+    ) -> None:
+        self.s = settings
+        self.compose = compose
+        self.execute = execute
+        drawn = any(o.lstrip("+").startswith("data/resampling=") for o in overrides)
+        chosen = settings.resampling is not None and not drawn
+        own = [f"data/resampling={settings.resampling}"] if chosen else []
+        self.overrides = (*overrides, *own)
+
+    def run(self) -> dict[str, Any]:
+        """Train what is missing, calibrate and write.
+
+        Returns:
+            The content of ``ensemble.json``. Refuses with ``EnsembleError`` what cannot be
+            trained or calibrated.
+        """
+        config: Any = self.compose(self.overrides)
+        sizes = _sizes(config.data)
+        checkpoint = self._checkpoint(config)
+        parts = _split(config.data, prepare_labels(config.data), sizes)
+        settings = {
+            "overrides": list(self.overrides),
+            "checkpoint": checkpoint,
+            "split": fingerprint(parts),
+        }
+        place, option = self.s.directory, "ensemble.directory"
+        claim_directory(place, settings, "ensemble", option, EnsembleError)
+        self._write_split(parts)
+        jobs = self._jobs(config, checkpoint)
+        todo = [job for job in jobs if not job.finished]
+        log.info("%d members, %d of them finished before", len(jobs), len(jobs) - len(todo))
+        if todo:
+            self.execute(todo)
+        return self._conclude(jobs, settings)
+
+    def _checkpoint(self, config: Any) -> str | None:
+        """The one model that all members begin from; a repeated call keeps the first one's."""
+        node = config.transfer
+        if "checkpoint" not in node:
+            return None
+        if node.checkpoint is not None:
+            return str(Path(to_absolute_path(str(Path(node.checkpoint).expanduser()))))
+        known = self.s.directory / "settings.json"
+        if known.is_file():
+            return json.loads(known.read_text("utf-8")).get("checkpoint")
+        search = Path(to_absolute_path(str(Path(node.search).expanduser())))
+        return str(find_last_run(search, "pretrain"))
+
+    def _write_split(self, parts: Mapping[str, Sequence[int]]) -> None:
+        path = self.s.directory / SPLIT_NAME
+        temporary = path.with_name(f".{path.name}.tmp.npz")
+        arrays: dict[str, Any] = {name: np.array(part, dtype=int) for name, part in parts.items()}
+        np.savez(temporary, **arrays)
+        temporary.replace(path)
+
+    def _jobs(self, config: Any, checkpoint: str | None) -> list[Job]:
+        steps = OmegaConf.select(config, "trainer.max_steps")
+        if not isinstance(steps, int) or steps < 1:
+            raise EnsembleError(
+                f"expected trainer.max_steps, got {steps}: all members take as many steps"
+            )
+        words = [*self.overrides, f"data.split_file={self.s.directory / SPLIT_NAME}"]
+        if checkpoint is not None:
+            words.append(f"transfer.checkpoint={checkpoint}")
+        first = int(config.seed)
+        return [
+            Job(
+                self.s.directory / "members" / f"m{k}",
+                (*words, f"seed={first + k}", "print_config=false"),
+                steps,
+            )
+            for k in range(self.s.members)
+        ]
+
+    def _conclude(self, jobs: Sequence[Job], settings: Mapping[str, Any]) -> dict[str, Any]:
+        """Calibrate on validation frames, judge by test frames, write; ``ensemble.json`` last."""
+        from schnetpack_tpainn.ensemble.figures import reliability  # matplotlib is slow to import
+
+        place, directories = self.s.directory, [job.directory for job in jobs]
+        spreads = {part: read_spreads(directories, part) for part in PARTS}
+        calibration = calibrate(spreads["validation"], self.s.calibration)
+        members = [load_pretrained(d / PORTABLE_NAME) for d in directories]
+        save_ensemble(place / ENSEMBLE_NAME, members, calibration)
+        reports = [read_run(d) for d in directories]
+        keys = targets(reports[0]["test"])
+        results = {
+            "schema": SCHEMA,
+            **settings,
+            "members": [
+                {
+                    "directory": str(d.relative_to(place)),
+                    "seed": report["seeds"][0],
+                    "n_train": report["n_train"],
+                    "sha256": {n: file_digest(d / n) for n in (PORTABLE_NAME, *PARTS.values())},
+                }
+                for d, report in zip(directories, reports, strict=True)
+            ],
+            "sha256": file_digest(place / ENSEMBLE_NAME),
+            "n_val": reports[0]["n_val"],
+            "n_test": reports[0]["n_test"],
+            "calibration": {
+                "method": calibration.method,
+                "energy": calibration.energy,
+                "forces": calibration.forces,
+            },
+            **{part: judge(spread, calibration) for part, spread in spreads.items()},
+            "members_test_mae": {
+                what: float(np.mean([report["test"][key] for report in reports]))
+                for what, (key, _) in keys.items()
+            },
+            "data": reports[0]["data"],
+            "versions": software_versions(),
+        }
+        figure = reliability(spreads["test"], calibration)
+        figure.savefig(place / FIGURE_NAME, dpi=200)
+        figure.savefig(place / FIGURE_NAME.replace(".png", ".pdf"))
+        write_text(place / "ensemble.md", markdown(results, FIGURE_NAME))
+        write_json(place / RESULTS_NAME, results)
+        return results
+
+
+def _sizes(data: Any) -> tuple[int, int, int | None]:
+    """Numbers of frames; refused before any data are made."""
+    n_train, n_val, n_test = data.get("num_train"), data.get("num_val"), data.get("num_test")
+    if not isinstance(n_val, int) or n_val < 1:
+        raise EnsembleError(
+            f"expected validation frames to calibrate on, got data.num_val={n_val}; set "
+            "data.num_val to some tens of labels"
+        )
+    if not isinstance(n_train, int) or n_train < 1:
+        raise EnsembleError(f"expected a number for data.num_train, got {n_train}")
+    if n_test is not None and not isinstance(n_test, int):
+        raise EnsembleError(f"expected a number or null for data.num_test, got {n_test}")
+    return n_train, n_val, n_test
+
+
+def _split(data: Any, database: Path, sizes: tuple[int, int, int | None]) -> dict[str, list[int]]:
+    """Frames that all members train on, validate and test."""
+    parts = instantiate(data.splitting).split(ASEAtomsData(str(database)), *sizes)
+    found = [[int(i) for i in part] for part in parts]
+    return dict(zip(("train_idx", "val_idx", "test_idx"), found, strict=True))

@@ -1,0 +1,74 @@
+"""What an ensemble is made of, as the `ensemble` section of the configuration says."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import to_absolute_path
+
+from schnetpack_tpainn.ensemble.calibration import METHODS
+from schnetpack_tpainn.errors import EnsembleError
+
+__all__ = ["EnsembleSettings"]
+
+KEYS = ("directory", "members", "resampling", "calibration", "parallel")
+
+
+@dataclass(frozen=True)
+class EnsembleSettings:
+    """A checked ``ensemble`` section; its keys are described in ``configs/ensemble/default.yaml``.
+
+    Attributes:
+        directory: where everything goes.
+        members: number of networks.
+        resampling: file of the config group ``data/resampling`` that draws the training labels of
+            each member from those of the run; None: all have all of them.
+        calibration: how the factors are fitted, ``crps`` or ``nll``.
+        parallel: members at once on this machine; None: one per core.
+    """
+
+    directory: Path
+    members: int
+    resampling: str | None
+    calibration: str
+    parallel: int | None
+
+    @classmethod
+    def read(cls, node: Mapping[str, Any]) -> "EnsembleSettings":
+        """Check an ``ensemble`` section.
+
+        Args:
+            node: the section, plain.
+
+        Returns:
+            The settings.
+
+        Raises:
+            EnsembleError: a key is not known, or a value makes no sense.
+        """
+        for name in node:
+            if name not in KEYS:
+                near = get_close_matches(str(name), KEYS, n=1)
+                hint = f"; did you mean {near[0]}?" if near else ""
+                raise EnsembleError(f"expected keys of ensemble: {[*KEYS]}, got {name}{hint}")
+        members, parallel = node["members"], node["parallel"]
+        if not isinstance(members, int) or members < 2:
+            raise EnsembleError(
+                f"expected ensemble.members of 2 or more, got {members}; their spread is the "
+                "uncertainty"
+            )
+        if parallel is not None and (not isinstance(parallel, int) or parallel < 1):
+            raise EnsembleError(f"expected ensemble.parallel of 1 or more, or null, got {parallel}")
+        if node["calibration"] not in METHODS:
+            raise EnsembleError(
+                f"expected ensemble.calibration {' or '.join(METHODS)}, got {node['calibration']!r}"
+            )
+        return cls(
+            directory=Path(to_absolute_path(str(Path(node["directory"]).expanduser()))),
+            members=members,
+            resampling=node["resampling"],
+            calibration=node["calibration"],
+            parallel=parallel,
+        )
