@@ -52,8 +52,8 @@ def override(file: Path) -> list[str]:
     group, name = file.parent.as_posix(), file.stem
     if group == "experiment":
         return [f"experiment={name}"]
-    if group == "study":
-        return ["experiment=tpainn_autotune", f"+study={name}"]
+    if group in ("study", "ensemble"):
+        return ["experiment=tpainn_autotune", f"+{group}={name}"]
     if group == "callbacks":
         return ["experiment=tpainn_autotune", f"callbacks=[checkpoint,{name}]"]
     base = "tpainn_pretrain" if name == "tpainn_simulation" else "tpainn_autotune"
@@ -108,7 +108,7 @@ def test_every_stage_and_strategy_of_a_study_can_be_run(study: str) -> None:
     settings = StudySettings.read(plain)  # type: ignore[arg-type]
     for branch in (*settings.stages.values(), *settings.strategies.values()):
         named = any(o.startswith("experiment=") for o in branch.overrides)
-        base = [] if named else [f"experiment={experiment}"]
+        base = [] if named else [f"experiment={experiment}", *MISSING.get(experiment, [])]
         words = [o.replace("{split}", "a.npz") for o in branch.overrides]
         words = [o.replace("{n_train}", "5").replace("{seed}", "0") for o in words]
         config = composed(*base, *words)
@@ -152,7 +152,7 @@ def test_every_strategy_tunes_what_it_says(line: str) -> None:
 
 def test_names_in_schnetpacks_groups_begin_with_ours() -> None:
     for file in FILES:
-        if file.parts[0] not in ("transfer", "study", "md"):
+        if file.parts[0] not in ("transfer", "study", "ensemble", "md"):
             assert file.stem.startswith("tpainn"), file
 
 
