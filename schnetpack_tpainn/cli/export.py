@@ -4,6 +4,7 @@ import argparse
 import logging
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ examples:
   tpainn-export runs/autotuned/checkpoints/last.ckpt -o water_pbe0.safetensors
   spktrain experiment=tpainn_autotune transfer.checkpoint=water_mmff94.safetensors
   tpainn-md model=water_pbe0.safetensors structure=water.xyz
+  tpainn-export runs/ensemble_tpainn_autotune -o water_ensemble.safetensors
 
 Low-rank adapters are merged into the weights, energy offsets go along. OUTPUT.json is a readable
 copy of the card. Pickles (a best_model, or a .ckpt of SchNetPack's own task) run code when they are
@@ -42,7 +44,11 @@ def _parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("source", type=Path, help="run directory, .ckpt, best_model, .safetensors")
+    parser.add_argument(
+        "source",
+        type=Path,
+        help="run directory, .ckpt, best_model, .safetensors; directory of tpainn-ensemble",
+    )
     parser.add_argument(
         "-o", "--output", required=True, type=Path, help="file to write (.safetensors)"
     )
@@ -63,9 +69,14 @@ def _export(arguments: argparse.Namespace, console: Console) -> None:
             raise CheckpointError(
                 f"{path} exists and is not written over; choose another name, or add --force"
             )
+    from schnetpack_tpainn.transfer.ensemble import find_ensemble
     from schnetpack_tpainn.transfer.portable import build_model, save_portable
     from schnetpack_tpainn.transfer.pretrained import load_pretrained
 
+    ensemble = find_ensemble(arguments.source)
+    if ensemble is not None:
+        _export_ensemble(ensemble, output, console)
+        return
     pretrained = load_pretrained(arguments.source, arguments.trust_pickle, OWN)
     card = pretrained.card
     if card.get("model_config") is not None:
@@ -81,6 +92,25 @@ def _export(arguments: argparse.Namespace, console: Console) -> None:
             "transfer.checkpoint, not for simulation; export its run directory if there is one",
             soft_wrap=True,
         )
+
+
+def _export_ensemble(source: Path, output: Path, console: Console) -> None:
+    """Write the members and their calibration, after a look at each."""
+    from schnetpack_tpainn.transfer.ensemble import read_ensemble, save_ensemble
+    from schnetpack_tpainn.transfer.portable import build_model
+
+    ensemble = read_ensemble(source)
+    for member in ensemble.members:
+        build_model(member)  # what does not build is not written
+    output.parent.mkdir(parents=True, exist_ok=True)
+    save_ensemble(output, ensemble.members, ensemble.calibration)
+    calibration = None if ensemble.calibration is None else asdict(ensemble.calibration)
+    cards = [dict(member.card) for member in ensemble.members]
+    write_json(output.with_suffix(".json"), {"members": cards, "calibration": calibration})
+    first = ensemble.members[0]
+    n = sum(tensor.numel() for member in ensemble.members for tensor in member.state.values())
+    title = f"{output}: ensemble of {len(cards)}"
+    console.print(_table(first.card, sorted(first.offsets), n, title))
 
 
 def _table(card: Mapping[str, Any], offsets: Sequence[str], n: int, title: str) -> Table:

@@ -81,7 +81,7 @@ class Ensemble:
             trained or calibrated.
         """
         config: Any = self.compose(self.overrides)
-        sizes = _sizes(config.data)
+        sizes = _sizes(config)
         checkpoint = self._checkpoint(config)
         parts = _split(config.data, prepare_labels(config.data), sizes)
         settings = {
@@ -120,11 +120,6 @@ class Ensemble:
         temporary.replace(path)
 
     def _jobs(self, config: Any, checkpoint: str | None) -> list[Job]:
-        steps = OmegaConf.select(config, "trainer.max_steps")
-        if not isinstance(steps, int) or steps < 1:
-            raise EnsembleError(
-                f"expected trainer.max_steps, got {steps}: all members take as many steps"
-            )
         words = [*self.overrides, f"data.split_file={self.s.directory / SPLIT_NAME}"]
         if checkpoint is not None:
             words.append(f"transfer.checkpoint={checkpoint}")
@@ -133,7 +128,7 @@ class Ensemble:
             Job(
                 self.s.directory / "members" / f"m{k}",
                 (*words, f"seed={first + k}", "print_config=false"),
-                steps,
+                config.trainer.max_steps,
             )
             for k in range(self.s.members)
         ]
@@ -185,8 +180,13 @@ class Ensemble:
         return results
 
 
-def _sizes(data: Any) -> tuple[int, int, int | None]:
-    """Numbers of frames; refused before any data are made."""
+def _sizes(config: Any) -> tuple[int, int, int | None]:
+    """Numbers of frames; what cannot be trained is refused before any data are made."""
+    steps, data = OmegaConf.select(config, "trainer.max_steps"), config.data
+    if not isinstance(steps, int) or steps < 1:
+        raise EnsembleError(
+            f"expected trainer.max_steps, got {steps}: all members take as many steps"
+        )
     n_train, n_val, n_test = data.get("num_train"), data.get("num_val"), data.get("num_test")
     if not isinstance(n_val, int) or n_val < 1:
         raise EnsembleError(

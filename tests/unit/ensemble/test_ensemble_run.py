@@ -1,0 +1,134 @@
+"""What an ensemble refuses before anything is trained, and what it has its members run."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from omegaconf import DictConfig
+
+from schnetpack_tpainn.ensemble.ensemble import Ensemble
+from schnetpack_tpainn.ensemble.settings import EnsembleSettings
+from schnetpack_tpainn.errors import CheckpointError, EnsembleError
+from schnetpack_tpainn.study.jobs import Job
+from tests.configs.test_configs import composed
+from tests.fits import N_TEST, N_TRAIN, N_VAL, make_labels
+
+
+class NotTrainedError(Exception):
+    """In the place of training."""
+
+
+@pytest.fixture(scope="module")
+def labels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_labels(tmp_path_factory.mktemp("labels"))
+
+
+def compose(words: Sequence[str]) -> DictConfig:
+    return composed(*words)
+
+
+def planned(folder: Path, labels: Path, *further: str, **settings: Any) -> list[Job]:
+    """The members' runs as they are handed over to be trained."""
+    section = {"members": 3, "resampling": None, "calibration": "crps", "parallel": None}
+    section |= {"directory": str(folder / "e"), **settings}
+    jobs: list[Job] = []
+
+    def note(todo: Sequence[Job]) -> None:
+        jobs.extend(todo)
+        raise NotTrainedError
+
+    overrides = [
+        "experiment=tpainn_autotune",
+        "data/source=tpainn_database",
+        f"data.datapath={labels}",
+        f"data.num_train={N_TRAIN}",
+        f"data.num_val={N_VAL}",
+        f"data.num_test={N_TEST}",
+        f"run.path={folder}",
+    ]
+    start = [] if "transfer=scratch" in further else ["transfer.checkpoint=a.safetensors"]
+    words = [*overrides, *start, *further]
+    ensemble = Ensemble(EnsembleSettings.read(section), words, compose, note)
+    with pytest.raises(NotTrainedError):
+        ensemble.run()
+    return jobs
+
+
+def values(job: Job) -> dict[str, str]:
+    return dict(word.lstrip("+").split("=", 1) for word in job.overrides)
+
+
+def test_members_differ_by_seed_and_draw_and_share_all_else(tmp_path: Path, labels: Path) -> None:
+    jobs = planned(tmp_path, labels, "seed=7", resampling="tpainn_bootstrap")
+    assert [job.directory.name for job in jobs] == ["m0", "m1", "m2"]
+    assert [values(job)["seed"] for job in jobs] == ["7", "8", "9"]
+    shared = [{k: v for k, v in values(job).items() if k != "seed"} for job in jobs]
+    assert shared[0] == shared[1] == shared[2]
+    assert shared[0]["transfer.checkpoint"] == str(Path.cwd() / "a.safetensors")
+    configs = [compose(job.overrides) for job in jobs]
+    assert [c.data.resampling.seed for c in configs] == [7, 8, 9]
+    split = np.load(tmp_path / "e" / "split.npz")
+    assert shared[0]["data.split_file"] == str(tmp_path / "e" / "split.npz")
+    assert [len(split[k]) for k in ("train_idx", "val_idx", "test_idx")] == [N_TRAIN, N_VAL, N_TEST]
+
+
+def test_the_command_line_can_draw_otherwise(tmp_path: Path, labels: Path) -> None:
+    own = ["data/resampling=tpainn_subsample", "data.resampling.fraction=0.5"]
+    jobs = planned(tmp_path, labels, *own, resampling="tpainn_bootstrap")
+    node = compose(jobs[0].overrides).data.resampling
+    assert (node._target_.rpartition(".")[2], node.fraction) == ("Subsample", 0.5)
+    plain = planned(tmp_path / "plain", labels)
+    assert compose(plain[0].overrides).data.get("resampling") is None
+
+
+def test_more_members_are_added_and_other_settings_refused(tmp_path: Path, labels: Path) -> None:
+    before = planned(tmp_path, labels)
+    after = planned(tmp_path, labels, members=5)
+    assert after[:3] == before
+    with pytest.raises(EnsembleError, match=r"ensemble with other settings .overrides.*directory"):
+        planned(tmp_path, labels, "globals.lr=1e-4")
+    with pytest.raises(EnsembleError, match=r"other settings .overrides.*; split: expected"):
+        planned(tmp_path, labels, "data.splitting.seed=3")
+
+
+def test_the_last_pretraining_run_is_found_once(tmp_path: Path, labels: Path) -> None:
+    with pytest.raises(CheckpointError, match="expected a finished pretraining run"):
+        planned(tmp_path, labels, "transfer.checkpoint=null")
+    assert not (tmp_path / "e").exists()
+
+    def pretrained(name: str) -> str:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "report.json").write_text(json.dumps({"stage": "pretrain"}))
+        return str(tmp_path / name)
+
+    first = pretrained("a")
+    jobs = planned(tmp_path, labels, "transfer.checkpoint=null")
+    assert {values(job)["transfer.checkpoint"] for job in jobs} == {first}
+    pretrained("b")  # newer, but not what the members began from
+    assert planned(tmp_path, labels, "transfer.checkpoint=null", members=4)[:3] == jobs
+
+
+def test_members_from_scratch_have_no_checkpoint(tmp_path: Path, labels: Path) -> None:
+    jobs = planned(tmp_path, labels, "transfer=scratch")
+    assert all(not w.startswith("transfer.checkpoint") for w in jobs[0].overrides)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("data.num_val=0", r"validation frames to calibrate on, got data\.num_val=0"),
+        ("data.num_val=null", r"validation frames to calibrate on, got data\.num_val=None"),
+        ("data.num_train=null", r"a number for data\.num_train, got None"),
+        ("data.num_test=0.5", r"a number or null for data\.num_test, got 0\.5"),
+        ("trainer.max_steps=-1", r"trainer\.max_steps, got -1"),
+    ],
+)
+def test_what_cannot_be_trained_or_calibrated_is_refused(
+    tmp_path: Path, labels: Path, override: str, message: str
+) -> None:
+    with pytest.raises(EnsembleError, match=message):
+        planned(tmp_path, labels, override)
+    assert not (tmp_path / "e").exists()
