@@ -13,6 +13,7 @@ __all__ = [
     "EmbeddedEthanol",
     "IncrementedData",
     "MDSampler",
+    "RefittedData",
     "TPaiNNDataModule",
     "TrajectoryImport",
 ]
@@ -23,6 +24,7 @@ _HOMES = {
     "EmbeddedEthanol": "embedded",
     "IncrementedData": "incremented",
     "MDSampler": "sampling",
+    "RefittedData": "refitted",
     "TPaiNNDataModule": "datamodule",
     "TrajectoryImport": "importer",
 }

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 from ase.db import connect
-from hydra.utils import to_absolute_path
 
 from schnetpack_tpainn.data.additive import AdditiveEnergy, free_atoms, read_labelled
 from schnetpack_tpainn.data.displacement import sample_molecules
@@ -21,6 +20,7 @@ from schnetpack_tpainn.data.offsets import Z_MAX
 from schnetpack_tpainn.data.parallel import map_items, workers
 from schnetpack_tpainn.data.store import fingerprint, labelled, write_database
 from schnetpack_tpainn.data.structures import identity
+from schnetpack_tpainn.data.training import existing_file, training_rows
 from schnetpack_tpainn.data.versions import software_versions
 from schnetpack_tpainn.errors import DataError, LabelError
 
@@ -95,14 +95,17 @@ class IncrementedData:
         scheduler: str | None = None,
     ) -> None:
         self.n_workers, self.scheduler = n_workers, scheduler
-        self.labels, self.frames = _file(labels), None if frames is None else _file(frames)
+        self.labels, self.frames = (
+            existing_file(labels),
+            None if frames is None else existing_file(frames),
+        )
         self.base = {"none": None, "frames": self.frames}.get(base, base)
         self._check(mode, scheme, base, calculator)
         if isinstance(self.base, str):
-            self.base = _file(base)
-        self.used = _training_rows(_file(split_file), n_train, self.labels)
+            self.base = existing_file(base)
+        self.used = training_rows(existing_file(split_file), n_train, self.labels)
         self.training = list(read_labelled(self.labels, self.used))
-        self.source = self.labels if mode == "remove" else _file(str(frames))
+        self.source = self.labels if mode == "remove" else existing_file(str(frames))
         with connect(str(self.source), use_lock_file=False) as db:
             n_frames = db.count()
         self.settings: dict[str, Any] = {
@@ -229,35 +232,6 @@ class IncrementedData:
                     raise LabelError(f"no base energy of row {min(failed)}: {failed[min(failed)]}")
                 energies |= {f.info["molecule"]: f.get_potential_energy() for f in frames}
         return np.array([energies[row] for row in self.used])
-
-
-def _file(name: str) -> Path:
-    path = Path(to_absolute_path(name))
-    if not path.is_file():
-        raise DataError(f"expected a file, {path} does not exist; correct its path")
-    return path
-
-
-def _training_rows(path: Path, n_train: int | None, labels: Path) -> list[int]:
-    try:
-        with np.load(path) as split:
-            rows = split["train_idx"].astype(int).tolist()
-    except (ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"expected an npz file with train_idx, cannot read {path}: {error}; give a data "
-            "module's split_file"
-        ) from error
-    n = len(rows) if n_train is None else n_train
-    if not 1 <= n <= len(rows):
-        raise DataError(f"expected n_train from 1 to the {len(rows)} rows of {path}, got {n}")
-    with connect(str(labels), use_lock_file=False) as db:
-        n_labels = db.count()
-    if not 0 <= min(rows[:n]) <= max(rows[:n]) < n_labels:
-        raise DataError(
-            f"split file {path} names row {max(rows[:n], key=abs)}, {labels} has {n_labels}: give "
-            "the split of these labels"
-        )
-    return rows[:n]
 
 
 def _digest(training: list[Atoms], atoms_ev: np.ndarray) -> str:

@@ -34,6 +34,11 @@ MISSING = {
     "tpainn_database": ["data.datapath=a.db"],
     "tpainn_displacement": ["data.source.structures=[CCO]"],
     "tpainn_increments": ["data.source.labels=a.db", "data.source.split_file=a.npz"],
+    "tpainn_refit": [
+        "data.source.frames=a.db",
+        "data.source.labels=a.db",
+        "data.source.split_file=a.npz",
+    ],
 }
 
 
@@ -102,7 +107,8 @@ def test_the_experiments_can_be_built(experiment: str, irreps: str | None) -> No
 
 @pytest.mark.parametrize("study", sorted(p.stem for p in (CONFIGS / "study").glob("*.yaml")))
 def test_every_stage_and_strategy_of_a_study_can_be_run(study: str) -> None:
-    experiment = "tpainn_autotune" if study == "default" else study
+    own = (CONFIGS / "experiment" / f"{study}.yaml").is_file()
+    experiment = study if own else "tpainn_autotune"
     section = composed(f"experiment={experiment}", f"+study={study}").study
     plain = OmegaConf.to_container(section, resolve=True)
     settings = StudySettings.read(plain)  # type: ignore[arg-type]
