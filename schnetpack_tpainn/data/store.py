@@ -16,6 +16,7 @@ from ase.calculators.calculator import PropertyNotImplementedError
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.db import connect
 from ase.db.core import check, convert_str_to_int_float_bool_or_str
+from ase.stress import full_3x3_to_voigt_6_stress
 
 from schnetpack_tpainn.errors import DataError
 
@@ -23,7 +24,7 @@ __all__ = ["FrameStore", "fingerprint", "key_values", "labelled", "write_databas
 
 log = logging.getLogger(__name__)
 
-UNITS = {"energy": "eV", "forces": "eV/Ang"}
+UNITS = {"energy": "eV", "forces": "eV/Ang", "stress": "eV/Ang/Ang/Ang"}
 DISTANCE_UNIT = "Ang"
 PLACE = ("item", "frame")  # keys by which a partial file orders its frames
 
@@ -84,11 +85,21 @@ def key_values(info: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _data(atoms: Atoms) -> dict[str, np.ndarray]:
-    """Labels as SchNetPack stores them: energy (1,) and, where there are any, forces (N, 3)."""
+    """Labels as SchNetPack stores them: energy (1,); if any, forces (N, 3), stress (1, 3, 3)."""
     labels = {"energy": np.array([atoms.get_potential_energy()], dtype=np.float64)}
     with suppress(PropertyNotImplementedError):
         labels["forces"] = np.asarray(atoms.get_forces(), dtype=np.float64)
+    if atoms.calc.results.get("stress") is not None:
+        labels["stress"] = atoms.get_stress(voigt=False)[None]
     return labels
+
+
+def _restored(row: Any) -> Atoms:
+    """The labelled frame of a partial file's row."""
+    frame = labelled(row, row.data["energy"][0], row.data.get("forces"), **row.key_value_pairs)
+    if "stress" in row.data:
+        frame.calc.results["stress"] = full_3x3_to_voigt_6_stress(row.data["stress"][0])
+    return frame
 
 
 def _bare(atoms: Atoms) -> Atoms:
@@ -241,10 +252,7 @@ class FrameStore:
         rank = {item: i for i, item in enumerate(items)}
         rows = [row for row in self._db.select() if row.item in rank]
         rows.sort(key=lambda row: (rank[row.item], row.frame))
-        frames = (
-            labelled(row, row.data["energy"][0], row.data.get("forces"), **row.key_value_pairs)
-            for row in rows
-        )
+        frames = map(_restored, rows)
         content = {"fingerprint": self.fingerprint, **metadata}
         write_database(self.path, frames, content, atomrefs)
         self._partial.unlink()

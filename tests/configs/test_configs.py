@@ -32,6 +32,7 @@ MISSING = {
         "data.source.forces_unit=eV/Ang",
     ],
     "tpainn_database": ["data.datapath=a.db"],
+    "tpainn_autotune_water": ["data.source.files=[a.xyz]"],
     "tpainn_displacement": ["data.source.structures=[CCO]"],
     "tpainn_increments": ["data.source.labels=a.db", "data.source.split_file=a.npz"],
     "tpainn_refit": [
