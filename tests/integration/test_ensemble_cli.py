@@ -37,6 +37,8 @@ SMALL = [
     "data.num_val=12",
     "data.num_test=10",
     "ensemble.members=2",
+    "hydra/launcher=joblib",  # one after the other in one process, which saves their start
+    "hydra.launcher.n_jobs=1",
 ]
 
 
