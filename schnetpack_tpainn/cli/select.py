@@ -25,7 +25,7 @@ EPILOG = """\
 examples:
   tpainn-select pool.extxyz -n 25 -o next.xyz --model runs/pretrain
   tpainn-select md.traj@::10 -n 25 -o next.xyz --model runs/pretrain --labelled labels.db
-  tpainn-select pool.db -n 25 -o next.xyz -m committee --model runs/a runs/b runs/c
+  tpainn-select pool.db -n 25 -o next.xyz -m committee --model runs/ensemble_tpainn_autotune
   tpainn-label next.xyz -o next.db --calculator pyscf xc=pbe0 basis=def2-svp
 
 methods:
@@ -111,8 +111,9 @@ def _parser() -> argparse.ArgumentParser:
         nargs="+",
         default=[],
         type=Path,
-        help="run directory, best_model or .safetensors; several for a committee. A best_model is "
-        "a pickle and runs code: open only those that you trust",
+        help="run directory, best_model or .safetensors; for a committee several, or what "
+        "tpainn-ensemble made. A best_model is a pickle and runs code: open only those that you "
+        "trust",
     )
     parser.add_argument(
         "--labelled", nargs="+", default=[], help="files with the frames that have labels"
@@ -126,7 +127,6 @@ def _parser() -> argparse.ArgumentParser:
 
 def _select(arguments: argparse.Namespace, console: Console) -> None:
     settings = read_settings(arguments)
-    settings.check_models(len(arguments.model))
     if arguments.plot is not None and not arguments.model:
         raise DataError("--plot draws the features of a model, got none; give one with --model")
     from schnetpack_tpainn.selection.output import check_output, draw_map, write_selection
@@ -163,9 +163,9 @@ def _points(
     pool: Sequence[Any], labelled: Sequence[Any], index: list[int], arguments: Any, settings: Any
 ) -> Any:
     """Features of the frames of a method that does not look at them."""
-    from schnetpack_tpainn.selection.evaluate import embed, open_models
+    from schnetpack_tpainn.selection.evaluate import embed, find_models, open_models
 
-    (model,) = open_models(arguments.model[:1], settings.device)
+    (model,) = open_models(find_models(arguments.model)[:1], settings.device)
     frames = [*(pool[i] for i in index), *labelled]
     model.check_elements({z for atoms in frames for z in atoms.numbers.tolist()})
     return embed(model, frames, settings.batch_size)

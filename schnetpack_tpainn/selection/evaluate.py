@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from ase import Atoms
 from schnetpack.interfaces import AtomsConverter
+from schnetpack.model import AtomisticModel
 from schnetpack.units import convert_units
 from tqdm import tqdm
 
@@ -15,42 +16,63 @@ from schnetpack_tpainn.data.neighbors import VesinNeighbors
 from schnetpack_tpainn.errors import SelectionError
 from schnetpack_tpainn.md.potential import Potential, open_potential
 from schnetpack_tpainn.transfer.coverage import descriptors
-from schnetpack_tpainn.transfer.portable import PORTABLE_NAME
+from schnetpack_tpainn.transfer.ensemble import find_ensemble, read_ensemble
+from schnetpack_tpainn.transfer.portable import PORTABLE_NAME, build_model
 
-__all__ = ["REDUCTIONS", "disagreement", "embed", "model_file", "open_models"]
+__all__ = ["REDUCTIONS", "disagreement", "embed", "find_models", "model_file", "open_models"]
 
 REDUCTIONS = ("max", "mean")
 CONSTANT = 1e-6  # share of the largest spread below which a feature tells nothing
 
 
-def open_models(paths: Sequence[str | Path], device: str = "auto") -> list[Potential]:
+def find_models(paths: Sequence[str | Path]) -> list[Path | AtomisticModel]:
+    """Models that paths name.
+
+    Args:
+        paths: each a ``best_model``, a portable ``.safetensors`` file, a run directory with either,
+            or what ``tpainn-ensemble`` made, which counts as its members.
+
+    Returns:
+        Files, and the models of an ensemble. Refuses a damaged one with ``CheckpointError``.
+    """
+    found: list[Path | AtomisticModel] = []
+    for path in paths:
+        file = model_file(Path(path))
+        if find_ensemble(file) is None:
+            found.append(file)
+        else:
+            found += [build_model(member) for member in read_ensemble(file).members]
+    return found
+
+
+def open_models(
+    models: Sequence[str | Path | AtomisticModel], device: str = "auto"
+) -> list[Potential]:
     """Open models in double precision, in which the order of a choice does not hang on round-off.
 
     Args:
-        paths: each a ``best_model``, a portable ``.safetensors`` file or a run directory with
-            either. Unpickling a ``best_model`` runs code.
+        models: files, or models. Unpickling a ``best_model`` runs code.
         device: ``cpu``, ``cuda`` ..., or ``auto``.
 
     Returns:
         The models. Refuses with ``MDError`` or ``CheckpointError`` what is none.
     """
     keys = ("energy", "forces", "stress")
-    files = [model_file(Path(path)) for path in paths]
-    return [open_potential(f, device, "float64", *keys, False, None) for f in files]
+    return [open_potential(m, device, "float64", *keys, False, None) for m in models]
 
 
 def model_file(path: Path) -> Path:
-    """Where the model of a run directory is.
+    """Where the model of a directory is.
 
     Args:
-        path: a run directory, or a model's own path.
+        path: the directory of a run or of an ensemble, or a model's own path.
 
     Returns:
-        The portable file of the run, else its ``best_model``; or the path itself.
+        The portable file of the ensemble or run, else its ``best_model``; or the path itself.
     """
-    portable = path / PORTABLE_NAME
     if not path.is_dir():
         return path
+    portable = find_ensemble(path) or path / PORTABLE_NAME
     return portable if portable.is_file() else path / "best_model"
 
 

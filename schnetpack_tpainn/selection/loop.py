@@ -199,7 +199,7 @@ class Loop:
         labels.write(folder)
         sampled = ("data/resampling=tpainn_bootstrap",)
         jobs = [
-            self._job(folder, labels, f"members/{k}", self.s.selection.seed + k, sampled)
+            self._job(folder, labels, f"members/member_{k}", self.s.selection.seed + k, sampled)
             for k in range(1, self.s.members + 1)
         ]
         self.execute(jobs)

@@ -9,7 +9,13 @@ from ase import Atoms
 
 from schnetpack_tpainn.errors import SelectionError
 from schnetpack_tpainn.md.potential import Potential
-from schnetpack_tpainn.selection.evaluate import REDUCTIONS, disagreement, embed, open_models
+from schnetpack_tpainn.selection.evaluate import (
+    REDUCTIONS,
+    disagreement,
+    embed,
+    find_models,
+    open_models,
+)
 from schnetpack_tpainn.selection.methods import (
     Choice,
     at_random,
@@ -125,7 +131,7 @@ def select(
     Args:
         pool: structures (Å).
         settings: how many, and by what.
-        models: paths, see :func:`~schnetpack_tpainn.selection.evaluate.open_models`.
+        models: paths, see :func:`~schnetpack_tpainn.selection.evaluate.find_models`.
         labelled: structures that have labels already; ``farthest`` and ``kmeans`` keep away from
             them.
         excluded: structures never to choose, such as test frames.
@@ -138,7 +144,8 @@ def select(
         DataError: a frame is no structure.
         MDError: a model cannot be opened, or does not know an element.
     """
-    settings.check_models(len(models))
+    sources = find_models(models) if METHODS[settings.method][0] else []
+    settings.check_models(len(sources))
     for frames, what in ((pool, "the pool"), (labelled, "the labelled frames")):
         check_frames(frames, what)
     pool, labelled = bare(pool), bare(labelled)
@@ -147,7 +154,7 @@ def select(
         raise SelectionError(
             f"expected {settings.n} frames, got {available}; ask for fewer, or give a larger pool"
         )
-    potentials = open_models(models, settings.device) if METHODS[settings.method][0] else []
+    potentials = open_models(sources, settings.device)
     candidates = [pool[i] for i in available.index]
     numbers = {z for atoms in (*candidates, *labelled) for z in atoms.numbers.tolist()}
     for potential in potentials:

@@ -16,6 +16,10 @@ from schnetpack_tpainn.md import TPaiNNCalculator
 from schnetpack_tpainn.selection.evaluate import disagreement, embed, open_models
 from schnetpack_tpainn.selection.select import Selection, SelectionSettings, select
 from schnetpack_tpainn.testing import batch
+from schnetpack_tpainn.transfer.ensemble import ENSEMBLE_NAME, save_ensemble
+from schnetpack_tpainn.transfer.formats import Pretrained
+from schnetpack_tpainn.transfer.portable import save_portable
+from schnetpack_tpainn.transfer.pretrained import load_pretrained
 from tests.fits import build
 
 NEEDS = {"farthest": 1, "kmeans": 1, "committee": 3, "random": 0}
@@ -82,6 +86,22 @@ def test_features_are_means_and_spreads_by_element(models: list[Path]) -> None:
     assert 0 < tells.sum() < len(tells)
     assert points == pytest.approx(raw / np.sqrt(tells.sum()), abs=1e-8)
     assert (points**2).sum(1).mean() == pytest.approx(1.0)
+
+
+def test_an_ensemble_counts_as_its_members(tmp_path: Path, checkpoint: Path) -> None:
+    first = load_pretrained(checkpoint)
+    weights = {name: 1.1 * tensor for name, tensor in first.state.items()}
+    members = [first, Pretrained(first.source, weights, first.card, first.offsets)]
+    save_ensemble(tmp_path / ENSEMBLE_NAME, members, None)
+    save_portable(tmp_path / "b.safetensors", weights, first.card, first.offsets)
+    pool = shaken(6)
+    two = [checkpoint, tmp_path / "b.safetensors"]
+    apart = select(pool, SelectionSettings(3, "committee"), two)
+    for path in (tmp_path, tmp_path / ENSEMBLE_NAME):
+        found = select(pool, SelectionSettings(3, "committee"), [path])
+        assert (found.index, found.scores) == (apart.index, apart.scores)
+    with pytest.raises(SelectionError, match="expected 1 model for method farthest"):
+        select(pool, SelectionSettings(1), [tmp_path])
 
 
 @pytest.mark.parametrize("method", NEEDS)
