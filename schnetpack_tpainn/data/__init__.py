@@ -15,6 +15,7 @@ __all__ = [
     "MDSampler",
     "OpenMMSampler",
     "RefittedData",
+    "RelabelledData",
     "TPaiNNDataModule",
     "TrajectoryImport",
 ]
@@ -27,6 +28,7 @@ _HOMES = {
     "MDSampler": "sampling",
     "OpenMMSampler": "openmm_sampling",
     "RefittedData": "refitted",
+    "RelabelledData": "relabel",
     "TPaiNNDataModule": "datamodule",
     "TrajectoryImport": "importer",
 }

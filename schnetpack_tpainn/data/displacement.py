@@ -113,7 +113,7 @@ class _Draw:
         raise LabelError(f"no displaced copy could be labelled in {TRIES} tries: {reason}")
 
     def _sound(self, atoms: Atoms, **info: float) -> Atoms:
-        named = {k: v for k, v in self.start.info.items() if k == "smiles"}
+        named = {k: v for k, v in self.start.info.items() if k in ("smiles", "total_charge")}
         atoms.info = named | info
         frame = compute_label(atoms, self.engine)
         largest = float(np.linalg.norm(frame.get_forces(), axis=1).max())

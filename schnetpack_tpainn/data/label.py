@@ -29,8 +29,11 @@ __all__ = [
     "check_converged",
     "check_node",
     "compute_label",
+    "frame_items",
     "label_frames",
+    "label_missing",
     "make_calculator",
+    "write_failed",
 ]
 
 log = logging.getLogger(__name__)
@@ -201,19 +204,7 @@ def label_frames(
     engine = make_calculator(calculator)  # a wrong name must not cost a cluster's time
     config = dict(calculator)
     store = FrameStore(path, {"calculator": config, "structures": _structures(frames)})
-    items = {f"frame-{i:07d}": i for i in range(len(frames))}  # ASE refuses numeric strings
-    done = store.done()
-    todo = {key: (config, frames[i]) for key, i in items.items() if key not in done}
-    if done:
-        log.info("resuming: %d of %d frames are labelled", len(done), len(items))
-    failed: dict[int, str] = {}
-    with workers(n_workers, scheduler) as pool:
-        for key, result in map_items(pool, _work, todo, "labelling", "frame"):
-            if isinstance(result, str):
-                failed[items[key]] = result
-                log.warning("%s failed: %s", key, result)
-            else:
-                store.add(key, [result])
+    failed = label_missing(store, frames, config, n_workers, scheduler)
     provenance = {
         "source": "label_frames",
         "calculator": config,
@@ -223,10 +214,58 @@ def label_frames(
     }
     if hasattr(engine, "level_of_theory"):
         provenance["level_of_theory"] = engine.level_of_theory()
-    n_labelled = len(items) - len(failed)
-    finished = store.finish(list(items), provenance, atomrefs) if n_labelled else None
-    failed_path = _write_failed(Path(path), frames, failed) if failed else None
+    n_labelled = len(frames) - len(failed)
+    finished = store.finish(frame_items(frames), provenance, atomrefs) if n_labelled else None
+    failed_path = write_failed(Path(path), frames, failed) if failed else None
     return LabelResult(finished, n_labelled, failed, failed_path)
+
+
+def label_missing(
+    store: FrameStore,
+    frames: Sequence[Atoms],
+    calculator: Mapping[str, Any],
+    n_workers: int | None = None,
+    scheduler: str | None = None,
+) -> dict[int, str]:
+    """Label what a store does not hold yet.
+
+    Args:
+        store: where the labelled frames go, as items named by :func:`frame_items`.
+        frames: structures (Å).
+        calculator: Hydra node of an ASE calculator, built once in every worker.
+        n_workers: local worker processes; all cores when None.
+        scheduler: address or scheduler file of a Dask cluster to use instead.
+
+    Returns:
+        Index of each failed frame -> what the engine said.
+    """
+    done = store.done()
+    items = frame_items(frames)
+    todo = {key: i for i, key in enumerate(items) if key not in done}
+    if done:
+        log.info("resuming: %d of %d frames are labelled", len(done), len(frames))
+    failed: dict[int, str] = {}
+    work = {key: (dict(calculator), frames[i]) for key, i in todo.items()}
+    with workers(n_workers, scheduler) as pool:
+        for key, result in map_items(pool, _work, work, "labelling", "frame"):
+            if isinstance(result, str):
+                failed[todo[key]] = result
+                log.warning("%s failed: %s", key, result)
+            else:
+                store.add(key, [result])
+    return failed
+
+
+def frame_items(frames: Sequence[Atoms]) -> list[str]:
+    """Names of the frames as items of a store, in their order.
+
+    Args:
+        frames: the frames.
+
+    Returns:
+        Name of each.
+    """
+    return [f"frame-{i:07d}" for i in range(len(frames))]  # ASE refuses numeric strings
 
 
 def _structures(frames: Sequence[Atoms]) -> str:
@@ -235,8 +274,17 @@ def _structures(frames: Sequence[Atoms]) -> str:
         return fingerprint({"s": str([f.todict() | {"info": None} for f in frames])})
 
 
-def _write_failed(path: Path, frames: Sequence[Atoms], failed: Mapping[int, str]) -> Path:
-    """Keep the frames that failed, with the reason, beside the database."""
+def write_failed(path: Path, frames: Sequence[Atoms], failed: Mapping[int, str]) -> Path:
+    """Keep the frames that failed, with the reason, beside the database.
+
+    Args:
+        path: the database.
+        frames: all frames (Å).
+        failed: index of each failed frame -> what the engine said.
+
+    Returns:
+        The extended-XYZ file.
+    """
     kept = []
     for i in sorted(failed):
         atoms = frames[i].copy()

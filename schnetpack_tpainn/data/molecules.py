@@ -225,8 +225,8 @@ def _count(source: str) -> int:
 
 
 def _geometry(atoms: Atoms) -> Atoms:
-    """Geometry and SMILES string of a structure, nothing else."""
-    info = {k: v for k, v in atoms.info.items() if k == "smiles"}
+    """Geometry, SMILES string and charge of a structure, nothing else."""
+    info = {k: v for k, v in atoms.info.items() if k in ("smiles", "total_charge")}
     return Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc, info=info)
 
 

@@ -48,7 +48,8 @@ def sample_trajectory(
         seed: seed of velocities and noise.
 
     Returns:
-        Labelled frames (eV, eV/Å) with ``temperature_k`` in their ``info``.
+        Labelled frames (eV, eV/Å) with ``temperature_k``, and the start's ``total_charge`` if it
+        has one, in their ``info``.
 
     Raises:
         LabelError: the calculator failed or did not converge, or the dynamics blew up: forces not
@@ -103,7 +104,8 @@ def _sound_frame(work: Atoms, energy: float, forces: np.ndarray, temperature_k: 
             f"(largest force {np.abs(forces).max():.3g} eV/Å); expected below 1000 eV/Å: "
             "shorten timestep_fs or lower the temperature"
         )
-    return labelled(work, energy, forces, temperature_k=float(temperature_k))
+    charge = {k: v for k, v in work.info.items() if k == "total_charge"}
+    return labelled(work, energy, forces, temperature_k=float(temperature_k), **charge)
 
 
 class MDSampler:

@@ -24,7 +24,8 @@ def embed_smiles(smiles: str, seed: int = 0) -> Atoms:
         seed: seed of the embedding.
 
     Returns:
-        Atoms in RDKit's order (Å), the SMILES in ``info["smiles"]``.
+        Atoms in RDKit's order (Å), the SMILES in ``info["smiles"]``, and a total charge other than
+        0 in ``info["total_charge"]`` (e).
 
     Raises:
         DataError: RDKit cannot read or embed the string, or is not installed.
@@ -54,7 +55,9 @@ def embed_smiles(smiles: str, seed: int = 0) -> Atoms:
         rdForceFieldHelpers.UFFOptimizeMolecule(molecule)
     numbers = [atom.GetAtomicNum() for atom in molecule.GetAtoms()]
     positions = molecule.GetConformer().GetPositions()
-    return Atoms(numbers, positions, info={"smiles": smiles})
+    charge = Chem.GetFormalCharge(molecule)
+    info = {"smiles": smiles} | ({"total_charge": charge} if charge else {})
+    return Atoms(numbers, positions, info=info)
 
 
 def identity(source: str) -> str:

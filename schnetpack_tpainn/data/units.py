@@ -1,7 +1,5 @@
 """Conversion of stated units to Å, eV and eV/Å, with the dimension checked."""
 
-from schnetpack.units import convert_units
-
 from schnetpack_tpainn.errors import DataError
 
 __all__ = ["unit_factor"]
@@ -27,6 +25,8 @@ def unit_factor(unit: str, kind: str) -> float:
     Raises:
         DataError: the unit is not known or is of another kind.
     """
+    from schnetpack.units import convert_units  # it imports torch, which workers do not need
+
     parts = [part.strip() for part in str(unit).split("/")]
     is_length = [part in LENGTHS for part in parts]
     wanted = {

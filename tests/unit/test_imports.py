@@ -1,6 +1,8 @@
 """Imports go one way through the house, as CONTRIBUTING.md says."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -64,3 +66,10 @@ def test_files_and_functions_stay_small() -> None:
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef):
                 assert (node.end_lineno or 0) - node.lineno < 60, f"{file}: {node.name}"
+
+
+def test_workers_that_sample_or_label_do_not_load_torch() -> None:
+    names = ("sampling", "displacement", "label", "relabel", "rdkit", "pyscf")
+    code = "import sys\n" + "\n".join(f"import schnetpack_tpainn.data.{n}" for n in names)
+    code += "\nassert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
