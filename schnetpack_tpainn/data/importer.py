@@ -25,6 +25,10 @@ class TrajectoryImport:
     what its ``Atoms`` hold. Labels are taken from the frames' calculator, ``info`` or ``arrays``.
     A frame without a label is an error: nothing is skipped.
 
+    Frames of ``test_files`` are marked as test frames for
+    :class:`~schnetpack_tpainn.data.split.PartSplit`: frames drawn at random from one trajectory
+    resemble those trained on.
+
     .. code-block:: yaml
 
         source:
@@ -42,6 +46,7 @@ class TrajectoryImport:
         forces_unit: unit of forces (``eV/Ang``, ``Hartree/Bohr``).
         energy_key: name of the energy.
         forces_key: name of the forces.
+        test_files: files whose frames are for tests alone, likewise.
 
     Raises:
         DataError: no files are given, a file is absent, or a unit is not known.
@@ -55,14 +60,11 @@ class TrajectoryImport:
         forces_unit: str,
         energy_key: str = "energy",
         forces_key: str = "forces",
+        test_files: str | Sequence[str] | None = None,
     ) -> None:
-        names = [files] if isinstance(files, str) else list(files)
-        if not names:
+        self.files, self.test_files = _paths(files), _paths(test_files or ())
+        if not self.files:
             raise DataError("expected files to import, got an empty list")
-        self.files = [Path(to_absolute_path(name)) for name in names]
-        for path in self.files:
-            if not path.is_file():
-                raise DataError(f"expected a file with labelled frames, {path} does not exist")
         self._factors = tuple(
             unit_factor(unit, kind)
             for unit, kind in (
@@ -73,16 +75,15 @@ class TrajectoryImport:
         )
         self.settings: dict[str, Any] = {
             "source": "TrajectoryImport",
-            "files": [
-                {"name": p.name, "sha256": hashlib.sha256(p.read_bytes()).hexdigest()}
-                for p in self.files
-            ],
+            "files": [_identity(p) for p in self.files],
             "distance_unit": distance_unit,
             "energy_unit": energy_unit,
             "forces_unit": forces_unit,
             "energy_key": energy_key,
             "forces_key": forces_key,
         }
+        if self.test_files:
+            self.settings["test_files"] = [_identity(p) for p in self.test_files]
 
     def make(self, path: str | Path) -> Path:
         """Write the database; it must not exist.
@@ -94,6 +95,12 @@ class TrajectoryImport:
             ``path``.
         """
         frames = [frame for file in self.files for frame in self._read(file)]
+        if self.test_files:
+            tests = [frame for file in self.test_files for frame in self._read(file)]
+            for part, members in (("pool", frames), ("test", tests)):
+                for frame in members:
+                    frame.info["part"] = part
+            frames += tests
         provenance = {"versions": software_versions(), **self.settings}
         provenance["fingerprint"] = fingerprint(self.settings)
         return write_database(path, frames, provenance)
@@ -134,6 +141,20 @@ class TrajectoryImport:
         converted = Atoms(atoms.numbers, positions, cell=cell, pbc=atoms.pbc)
         info = key_values(atoms.info)
         return labelled(converted, energy.item() * to_ev, forces * to_ev_per_ang, **info)
+
+
+def _paths(files: str | Sequence[str]) -> list[Path]:
+    """Paths of files that are there."""
+    names = [files] if isinstance(files, str) else list(files)
+    paths = [Path(to_absolute_path(name)) for name in names]
+    for path in paths:
+        if not path.is_file():
+            raise DataError(f"expected a file with labelled frames, {path} does not exist")
+    return paths
+
+
+def _identity(path: Path) -> dict[str, str]:
+    return {"name": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
 
 
 def _find(atoms: Atoms, name: str) -> Any:

@@ -169,7 +169,8 @@ class PartSplit(SplittingStrategy):
         if not marked:
             raise DataError(
                 f"expected rows with the key-value pair {self.part_key}='test', got none; mark "
-                "them, or split with schnetpack_tpainn.data.split.SeededSplit"
+                "them, give an import its test_files, or split with data.splitting._target_="
+                "schnetpack_tpainn.data.split.SeededSplit"
             )
         pool = _shuffled([i for i, part in parts.items() if part != "test"], self.seed)
         train, val, _ = _partitions(pool, n_train, n_val, None, "frames outside the test part")

@@ -12,6 +12,7 @@ from distorted import frames_of
 from schnetpack.data import ASEAtomsData
 
 from schnetpack_tpainn.data import TPaiNNDataModule, TrajectoryImport
+from schnetpack_tpainn.data.split import PartSplit
 from schnetpack_tpainn.errors import DataError
 
 KCAL = {"distance_unit": "Bohr", "energy_unit": "kcal/mol", "forces_unit": "kcal/mol/Ang"}
@@ -82,6 +83,20 @@ def test_several_files_in_order(labelled_file: Path, tmp_path: Path) -> None:
     assert [s["energy"].item() for s in ASEAtomsData(str(path)).iter_properties()] == [
         -100.0 * i for i in range(6)
     ] * 2
+
+
+def test_files_for_tests_alone(labelled_file: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.extxyz"
+    ase.io.write(other, ase.io.read(labelled_file, ":3"))
+    source = TrajectoryImport([str(labelled_file)], test_files=str(other), **EV)
+    dataset = ASEAtomsData(str(source.make(tmp_path / "x.db")))
+    train, val, test = PartSplit(test_seed=0).split(dataset, 4, 2, 3)
+    assert sorted(train + val) == [0, 1, 2, 3, 4, 5]
+    assert sorted(test) == [6, 7, 8]
+    assert [f["name"] for f in dataset.metadata["test_files"]] == ["other.extxyz"]
+    assert "test_files" not in TrajectoryImport([str(labelled_file)], **EV).settings
+    with pytest.raises(DataError, match=r"labelled frames, .*none.xyz does not exist"):
+        TrajectoryImport([str(labelled_file)], test_files=["none.xyz"], **EV)
 
 
 def test_a_changed_file_is_noticed(labelled_file: Path, tmp_path: Path) -> None:
