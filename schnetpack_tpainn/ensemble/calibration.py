@@ -89,10 +89,8 @@ def fit_factor(spread: Spread, method: str) -> float:
         )
     if (spread.std <= MIN_STD).all():
         raise EnsembleError(
-            "expected members that differ, got members that all predict the same: with one batch "
-            "of all labels the seed decides nothing; draw labels for each "
-            "(ensemble.resampling=tpainn_bootstrap), take a smaller data.batch_size, or "
-            "reinitialise a part (transfer.reinitialise)"
+            "expected members that differ, got members that all predict the same; draw labels for "
+            "each (ensemble.resampling=tpainn_bootstrap)"
         )
     return METHODS[method](spread)
 

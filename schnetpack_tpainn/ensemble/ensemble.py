@@ -82,6 +82,7 @@ class Ensemble:
         """
         config: Any = self.compose(self.overrides)
         sizes = _sizes(config)
+        _refuse_equal_members(config, sizes[0])
         checkpoint = self._checkpoint(config)
         parts = _split(config.data, prepare_labels(config.data), sizes)
         settings = {
@@ -198,6 +199,26 @@ def _sizes(config: Any) -> tuple[int, int, int | None]:
     if n_test is not None and not isinstance(n_test, int):
         raise EnsembleError(f"expected a number or null for data.num_test, got {n_test}")
     return n_train, n_val, n_test
+
+
+def _refuse_equal_members(config: Any, n_train: int) -> None:
+    """Where the seed decides nothing, members would differ by the rounding of their sums alone."""
+    transfer, data = config.transfer, config.data
+    same_frames = data.get("resampling") is None and n_train <= data.batch_size
+    same_start = "checkpoint" in transfer and not (
+        transfer.reinitialise
+        or transfer.head == "reset"
+        or transfer.new_elements != "refuse"
+        or transfer.get("lora") is not None
+        or transfer.get("replay") is not None
+    )
+    if same_frames and same_start:
+        raise EnsembleError(
+            f"expected members that differ, got one batch of all {n_train} labels and nothing that "
+            "starts at random, so that the seed decides nothing; draw labels for each "
+            "(ensemble.resampling=tpainn_bootstrap), take a smaller data.batch_size, or "
+            "reinitialise a part (transfer.reinitialise)"
+        )
 
 
 def _split(data: Any, database: Path, sizes: tuple[int, int, int | None]) -> dict[str, list[int]]:

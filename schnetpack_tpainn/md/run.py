@@ -58,11 +58,9 @@ def run_md(
         Paths, speed and energy drift.
 
     Raises:
-        MDError: the structure cannot be simulated, ``output`` holds something else, or there is a
-            limit on the uncertainty and the calculator has none.
-        ExplosionError: the dynamics blew up; the outputs up to then are complete, and the report
-            says why.
-        UncertaintyError: likewise, where an ensemble is no longer sure of the forces.
+        MDError: the structure or the settings cannot be run, or ``output`` holds something else.
+        StoppedError: the dynamics blew up, or an ensemble is no longer sure of the forces; the
+            outputs up to then are complete, and the report says why.
     """
     settings.uncertainty.check_calculator(calculator)
     start = _checked(atoms)
@@ -81,6 +79,11 @@ def run_md(
     start.calc = calculator
     _check_stress(settings.ensemble, start)
     simulation = Simulation(settings, start, files)
+    return _reported(simulation, content)
+
+
+def _reported(simulation: Simulation, content: Mapping[str, Any]) -> MDResult:
+    """Run, and write the report however it ends."""
     try:
         simulation.run()
     except StoppedError as error:

@@ -47,6 +47,7 @@ def planned(folder: Path, labels: Path, *further: str, **settings: Any) -> list[
         f"data.num_train={N_TRAIN}",
         f"data.num_val={N_VAL}",
         f"data.num_test={N_TEST}",
+        f"data.batch_size={N_TRAIN // 2}",
         f"run.path={folder}",
     ]
     start = [] if "transfer=scratch" in further else ["transfer.checkpoint=a.safetensors"]
@@ -114,6 +115,25 @@ def test_the_last_pretraining_run_is_found_once(tmp_path: Path, labels: Path) ->
 def test_members_from_scratch_have_no_checkpoint(tmp_path: Path, labels: Path) -> None:
     jobs = planned(tmp_path, labels, "transfer=scratch")
     assert all(not w.startswith("transfer.checkpoint") for w in jobs[0].overrides)
+
+
+def test_members_that_only_rounding_would_tell_apart_are_refused(
+    tmp_path: Path, labels: Path
+) -> None:
+    whole = f"data.batch_size={N_TRAIN}"
+    with pytest.raises(EnsembleError, match=rf"one batch of all {N_TRAIN} labels and nothing"):
+        planned(tmp_path, labels, whole)
+    assert not (tmp_path / "e").exists()
+    for k, differs in enumerate(
+        (
+            "data/resampling=tpainn_subsample",
+            "transfer.head=reset",
+            "transfer.reinitialise=[outnet]",
+            "transfer=lora",
+            "transfer=scratch",
+        )
+    ):
+        assert planned(tmp_path / str(k), labels, whole, differs)
 
 
 @pytest.mark.parametrize(
