@@ -62,7 +62,7 @@ def fitting_cutoff(cell: Cell, cutoff_ang: float | None) -> float:
     Raises:
         LabelError: the cell is narrower than twice the cutoff.
     """
-    width = float(1 / np.linalg.norm(cell.reciprocal(), axis=1).max())
+    width = 10 * float(np.diag(lattice_nm(np.array(cell.standard_form()[0]))).min())
     room = width / 2 / MARGIN
     if cutoff_ang is None:
         cutoff = min(LONGEST_CUTOFF_ANG, np.floor(2 * room) / 2)
