@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from ase import Atoms
+from ase.cell import Cell
 
 from schnetpack_tpainn.data.liquid import water_box
 from schnetpack_tpainn.data.openmm import OpenMMForceField
@@ -24,6 +26,7 @@ __all__ = ["OpenMMSampler"]
 log = logging.getLogger(__name__)
 
 START_DENSITY = 1.0  # g/cm³, of water under a pressure, where no density is named
+SHRINKAGE = 0.95  # of the edges of a box under a pressure, for which the cutoff leaves room
 DYNAMICS = ("interval_fs", "timestep_fs", "friction_per_fs", "equilibration_fs", "melting_fs")
 
 
@@ -62,7 +65,8 @@ class OpenMMSampler:
         friction_per_fs: Langevin friction in 1/fs.
         equilibration_fs: time before the first kept frame in fs.
         melting_fs: time with flexible TIP3P before, from a lattice; water alone.
-        cutoff_ang: cutoff of pair terms in Å; None: what fits into the densest box.
+        cutoff_ang: cutoff of pair terms in Å; None: what fits into the densest box, and into
+            boxes under a pressure as long as they shrink by no more than 5 % of their edge.
         platform: OpenMM's platform: ``CPU``, ``CUDA``, ``OpenCL`` or ``Reference``.
         threads: threads of each trajectory on a CPU.
         seed: seed of start structures, velocities and noise.
@@ -162,8 +166,9 @@ class OpenMMSampler:
             digest = hashlib.sha256(f"{s['seed']}:{name}".encode()).digest()
             seed = 1 + int.from_bytes(digest[:4], "little") % (2**31 - 2)  # 0 is random in OpenMM
             work[name] = (self._start(d, seed), t, p, n, seed)
-        cells = [start.cell for start, *_ in work.values()]
-        cutoff = fitting_cutoff(min(cells, key=lambda c: c.volume), s["cutoff_ang"])
+        cells = [start.cell * (1 if p is None else SHRINKAGE) for start, _, p, *_ in work.values()]
+        smallest = Cell(min(cells, key=lambda cell: abs(np.linalg.det(cell))))
+        cutoff = fitting_cutoff(smallest, s["cutoff_ang"])
         field = {"model": self.model, "topology": self.topology, "cutoff_ang": cutoff}
         dynamics = {name: s[name] for name in DYNAMICS}
         return {k: (a[0], field | self.engine, dynamics, *a[1:]) for k, a in work.items()}

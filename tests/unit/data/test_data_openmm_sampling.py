@@ -102,6 +102,10 @@ def test_trajectories_are_independent_and_do_not_depend_on_each_other() -> None:
     free = sampler(n_molecules=64, cutoff_ang=None, densities_g_per_cm3=[0.85, 1.15])
     cutoffs = {a[1]["cutoff_ang"] for a in free.trajectories().values()}
     assert cutoffs == {5.5}  # one, which fits into the densest box
+    for pressures, cutoff in (([], 6.0), ([1.0], 5.5)):  # a box under a pressure may shrink
+        states = {"densities_g_per_cm3": [1.0], "pressures_bar": pressures}
+        free = sampler(n_molecules=64, cutoff_ang=None, **states).trajectories()
+        assert {a[1]["cutoff_ang"] for a in free.values()} == {cutoff}
 
 
 def test_seeds() -> None:
