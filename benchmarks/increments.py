@@ -1,4 +1,4 @@
-"""Teachers of QM9's energies in closed form: composition, bonds and groups, beside xTB, GFN-FF and MMFF94.
+"""Teachers of QM9's energies in closed form: increments, beside xTB, GFN-FF and MMFF94.
 
     python benchmarks/increments.py --output docs/benchmarks/increments.json
 

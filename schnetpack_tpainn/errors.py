@@ -5,6 +5,7 @@ __all__ = [
     "DataError",
     "EnsembleError",
     "LabelError",
+    "LadderError",
     "MDError",
     "SelectionError",
     "StudyError",
@@ -31,6 +32,10 @@ class EnsembleError(TPaiNNError):
 
 class LabelError(TPaiNNError):
     """A calculator did not give a usable energy and forces for a structure."""
+
+
+class LadderError(TPaiNNError):
+    """A ladder of teachers cannot be climbed as it is described."""
 
 
 class MDError(TPaiNNError):

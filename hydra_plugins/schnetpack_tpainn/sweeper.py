@@ -16,7 +16,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-__all__ = ["EnsembleSweeper", "StudySweeper"]
+__all__ = ["EnsembleSweeper", "LadderSweeper", "StudySweeper"]
 
 
 class SectionSweeper(Sweeper):
@@ -86,7 +86,8 @@ class SectionSweeper(Sweeper):
 
         HydraConfig.instance().set_config(self.config)  # for the resolver `hydra:`
         last = {a.partition("=")[0]: a for a in arguments}  # of each key, as Hydra takes it
-        overrides = [a for k, a in last.items() if not k.lstrip("+~").startswith(self.section)]
+        own = (self.section, f"transfer/{self.section}")
+        overrides = [a for k, a in last.items() if not k.lstrip("+~").startswith(own)]
         loader: ConfigLoader = self.hydra_context.config_loader
         basic = self.config.hydra.launcher._target_.endswith("BasicLauncher")
         cwd = Path(self.config.hydra.runtime.cwd)
@@ -186,4 +187,32 @@ class EnsembleSweeper(SectionSweeper):
 
         results = Ensemble(settings, overrides, compose, train).run()
         show(results, settings.directory)
+        return results
+
+
+class LadderSweeper(SectionSweeper):
+    """Climbs the ladder of teachers that the ``ladder`` section describes."""
+
+    section, error = "ladder", "LadderError"
+    sweeps = "a ladder has one run for each of ladder.rungs"
+
+    def run(
+        self,
+        section: dict[str, Any],
+        overrides: list[str],
+        compose: Callable[[Sequence[str]], DictConfig],
+        execute: Callable[[Sequence[Any], int | None], None],
+    ) -> Any:
+        """Climb the ladder; see the base class."""
+        from schnetpack_tpainn.ladder.ladder import Ladder
+        from schnetpack_tpainn.ladder.results import show_results
+        from schnetpack_tpainn.ladder.settings import LadderSettings
+
+        settings = LadderSettings.read(section)
+
+        def train(jobs: Sequence[Any]) -> None:
+            execute(jobs, None if len(jobs) > 1 else 1)  # one run alone has all cores
+
+        results = Ladder(settings, overrides, compose, train).run()
+        show_results(results, settings.directory)
         return results

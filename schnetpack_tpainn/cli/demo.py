@@ -24,7 +24,7 @@ from schnetpack_tpainn.study.comparison import (
     summary,
     table,
 )
-from schnetpack_tpainn.study.jobs import Job, run_jobs
+from schnetpack_tpainn.study.jobs import Job, run_jobs, validation_interval
 
 __all__ = ["main"]
 
@@ -69,11 +69,6 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--md-reference", type=int, default=4, help="MD frames to compare with DFT; 0: none"
     )
     return parser.parse_args(argv)
-
-
-def interval(steps: int, parts: int) -> int:
-    """Longest validation interval that divides the steps into so many parts or more."""
-    return next(d for d in range(max(1, steps // parts), 0, -1) if steps % d == 0)
 
 
 class Demo:
@@ -122,7 +117,7 @@ class Demo:
             f"data.num_train={frames - 2 * (frames // 10)}",
             f"data.num_val={frames // 10}",
             f"data.num_test={frames // 10}",
-            f"trainer.val_check_interval={interval(steps, 8)}",
+            f"trainer.val_check_interval={validation_interval(steps, 8)}",
         )
         run_jobs([job])
         return job.directory
@@ -140,7 +135,7 @@ class Demo:
                     *([f"transfer.checkpoint={pretrained}"] if name == "autotune" else []),
                     f"globals.lr={LEARNING_RATES[name]}",
                     f"data.num_train={self.s.n_train}",
-                    f"trainer.val_check_interval={interval(steps, 20)}",
+                    f"trainer.val_check_interval={validation_interval(steps, 20)}",
                     f"seed={seed}",
                 )
                 for seed in self.s.seeds

@@ -1,6 +1,7 @@
 """Run `spktrain` jobs side by side on one machine."""
 
 import csv
+import json
 import logging
 import os
 import subprocess
@@ -16,13 +17,15 @@ from tqdm import tqdm
 
 from schnetpack_tpainn.data.parallel import n_cores
 from schnetpack_tpainn.errors import TPaiNNError
+from schnetpack_tpainn.files import write_json
 from schnetpack_tpainn.transfer.runs import REPORT_NAME
 
-__all__ = ["Job", "run_jobs", "train"]
+__all__ = ["Job", "claim_jobs", "run_jobs", "train", "validation_interval"]
 
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 2.0
+JOBS_NAME = "jobs.json"
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,52 @@ class Job:
         place = [f"run.path={self.directory.parent}", f"run.id={self.directory.name}"]
         code = "from schnetpack_tpainn.study.jobs import train; train()"
         return [sys.executable, "-c", code, *self.overrides, *place]
+
+
+def claim_jobs(
+    directory: Path,
+    jobs: Sequence[Job],
+    option: str = "--directory",
+    error: type[TPaiNNError] = TPaiNNError,
+) -> None:
+    """Remember the overrides of runs, and refuse those that an earlier call ran otherwise.
+
+    Args:
+        directory: what all runs lie below; it exists.
+        jobs: the runs.
+        option: what sets the directory, for messages.
+        error: class of the error.
+
+    Raises:
+        TPaiNNError: a run of the same name has other overrides.
+    """
+    path = directory / JOBS_NAME
+    known: dict[str, list[str]] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    for job in jobs:
+        name = str(job.directory.relative_to(directory))
+        wanted = list(job.overrides)
+        if not job.directory.exists():
+            known[name] = wanted
+        if known.setdefault(name, wanted) != wanted:
+            changes = sorted(set(known[name]) ^ set(wanted))
+            raise error(
+                f"{job.directory} was run with other overrides ({', '.join(changes)}); restore "
+                f"them, delete it, or choose another {option}"
+            )
+    write_json(path, known)
+
+
+def validation_interval(steps: int, parts: int) -> int:
+    """Longest validation interval that divides the steps into so many parts or more.
+
+    Args:
+        steps: optimiser steps.
+        parts: fewest parts.
+
+    Returns:
+        Steps between validations.
+    """
+    return next(d for d in range(max(1, steps // parts), 0, -1) if steps % d == 0)
 
 
 def train() -> None:

@@ -1,23 +1,19 @@
 """The runs of a study: names, folders, overrides."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from schnetpack_tpainn.errors import StudyError
-from schnetpack_tpainn.files import write_json
-from schnetpack_tpainn.study.jobs import Job
+from schnetpack_tpainn.study.jobs import Job, claim_jobs
 from schnetpack_tpainn.study.settings import Branch, StudySettings
 
-__all__ = ["Compose", "Plan"]
+__all__ = ["SHARED", "Compose", "Plan"]
 
 Compose = Callable[[Sequence[str]], DictConfig]
 # what a user sets for tuning and pretraining alike
 SHARED = ("model", "globals.cutoff", "run.data_dir", "trainer.accelerator", "trainer.devices")
-JOBS_NAME = "jobs.json"
 
 
 class Plan:
@@ -139,25 +135,9 @@ class Plan:
             )
 
     def claim(self, jobs: Sequence[Job]) -> None:
-        """Remember the overrides of runs, and refuse those that an earlier call ran otherwise.
+        """Remember the overrides of runs; refuses with ``StudyError`` another run of their names.
 
         Args:
             jobs: the runs.
-
-        Raises:
-            StudyError: a run of the same name has other overrides.
         """
-        path = self.s.directory / JOBS_NAME
-        known: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
-        for job in jobs:
-            name = str(job.directory.relative_to(self.s.directory))
-            wanted = list(job.overrides)
-            if not job.directory.exists():
-                known[name] = wanted
-            if known.setdefault(name, wanted) != wanted:
-                changes = sorted(set(known[name]) ^ set(wanted))
-                raise StudyError(
-                    f"{job.directory} was run with other overrides ({', '.join(changes)}); restore "
-                    "them, delete it, or choose another study.directory"
-                )
-        write_json(path, known)
+        claim_jobs(self.s.directory, jobs, "study.directory", StudyError)

@@ -63,7 +63,8 @@ def override(file: Path) -> list[str]:
         return ["experiment=tpainn_autotune", f"+{group}={name}"]
     if group == "callbacks":
         return ["experiment=tpainn_autotune", f"callbacks=[checkpoint,{name}]"]
-    base = "tpainn_pretrain" if name == "tpainn_simulation" else "tpainn_autotune"
+    pretraining = name == "tpainn_simulation" or group == "transfer/ladder"
+    base = "tpainn_pretrain" if pretraining else "tpainn_autotune"
     return [f"experiment={base}", f"{group}={name}", *MISSING.get(name, [])]
 
 

@@ -22,6 +22,7 @@ MAY_IMPORT = {
     "study": {"data", "transfer"},
     "ensemble": {"data", "transfer", "study"},
     "selection": {"data", "transfer", "md", "study"},
+    "ladder": {"data", "transfer", "md", "study", "selection"},
     "cli": {"data", "transfer", "md", "study", "ensemble", "selection"},
     "testing": set(),
 }
