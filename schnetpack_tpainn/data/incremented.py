@@ -19,7 +19,7 @@ from schnetpack_tpainn.data.molecules import BATCH
 from schnetpack_tpainn.data.offsets import Z_MAX
 from schnetpack_tpainn.data.parallel import map_items, workers
 from schnetpack_tpainn.data.store import fingerprint, labelled, write_database
-from schnetpack_tpainn.data.structures import identity
+from schnetpack_tpainn.data.structures import absolute_files, identity
 from schnetpack_tpainn.data.training import existing_file, training_rows
 from schnetpack_tpainn.data.versions import software_versions
 from schnetpack_tpainn.errors import DataError, LabelError
@@ -223,7 +223,7 @@ class IncrementedData:
         calculator = self.settings["calculator"]
         make_calculator(calculator)
         numbered = list(zip(self.used, self.training, strict=True))
-        rest = (calculator, 0, (), 0.0, np.inf, 0)
+        rest = (absolute_files(calculator), 0, (), 0.0, np.inf, 0)
         work = {str(k): (batch, *rest) for k, batch in enumerate(batched(numbered, BATCH))}
         energies: dict[int, float] = {}
         with workers(self.n_workers, self.scheduler) as pool:

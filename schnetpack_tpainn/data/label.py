@@ -21,6 +21,7 @@ from hydra.utils import instantiate
 
 from schnetpack_tpainn.data.parallel import map_items, workers
 from schnetpack_tpainn.data.store import FrameStore, fingerprint, key_values, labelled
+from schnetpack_tpainn.data.structures import absolute_files
 from schnetpack_tpainn.data.versions import software_versions
 from schnetpack_tpainn.errors import DataError, LabelError
 
@@ -245,7 +246,8 @@ def label_missing(
     if done:
         log.info("resuming: %d of %d frames are labelled", len(done), len(frames))
     failed: dict[int, str] = {}
-    work = {key: (dict(calculator), frames[i]) for key, i in todo.items()}
+    config = absolute_files(calculator)
+    work = {key: (config, frames[i]) for key, i in todo.items()}
     with workers(n_workers, scheduler) as pool:
         for key, result in map_items(pool, _work, work, "labelling", "frame"):
             if isinstance(result, str):

@@ -18,7 +18,12 @@ from schnetpack_tpainn.data.label import check_node, compute_label, make_calcula
 from schnetpack_tpainn.data.offsets import element_values
 from schnetpack_tpainn.data.parallel import map_items, workers
 from schnetpack_tpainn.data.store import FrameStore, fingerprint
-from schnetpack_tpainn.data.structures import identity, read_frames, read_structures
+from schnetpack_tpainn.data.structures import (
+    absolute_files,
+    identity,
+    read_frames,
+    read_structures,
+)
 from schnetpack_tpainn.data.versions import software_versions
 from schnetpack_tpainn.errors import DataError, LabelError
 
@@ -28,7 +33,7 @@ log = logging.getLogger(__name__)
 
 BATCH = 50  # molecules per work item: a frame costs as little as 0.1 ms
 SHOWN = 5  # failures named in messages
-ARGUMENTS = ("calculator", "n_displaced", "sigma_ang", "torsion_share", "max_force", "seed")
+ARGUMENTS = ("n_displaced", "sigma_ang", "torsion_share", "max_force", "seed")
 
 
 class DisplacementSampler:
@@ -173,7 +178,7 @@ class DisplacementSampler:
             f"batch-{k:05d}": batch for k, batch in enumerate(batched(molecules.items(), BATCH))
         }
         sizes = store.sizes()
-        arguments = [c[name] for name in ARGUMENTS]
+        arguments = [absolute_files(c["calculator"]), *(c[name] for name in ARGUMENTS)]
         todo = {  # with those that have failures, whose reasons are not stored
             name: (batch, *arguments)
             for name, batch in items.items()

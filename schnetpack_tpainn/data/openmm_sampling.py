@@ -13,11 +13,11 @@ from ase.cell import Cell
 from schnetpack_tpainn.data.liquid import water_box
 from schnetpack_tpainn.data.openmm import OpenMMForceField
 from schnetpack_tpainn.data.openmm_dynamics import sample_liquid
-from schnetpack_tpainn.data.openmm_system import fitting_cutoff, model_files
+from schnetpack_tpainn.data.openmm_system import MODELS, fitting_cutoff, model_files
 from schnetpack_tpainn.data.openmm_topology import read_pdb
 from schnetpack_tpainn.data.parallel import map_items, workers
 from schnetpack_tpainn.data.store import FrameStore
-from schnetpack_tpainn.data.structures import identity
+from schnetpack_tpainn.data.structures import absolute_files, identity
 from schnetpack_tpainn.data.versions import software_versions
 from schnetpack_tpainn.errors import DataError
 
@@ -101,8 +101,9 @@ class OpenMMSampler:
         scheduler: str | None = None,
     ) -> None:
         self.n_workers, self.scheduler = n_workers, scheduler
-        self.model = model if isinstance(model, str) else list(model)
-        self.topology = topology
+        named = isinstance(model, str) and model in MODELS
+        self.model = model if named else model_files(model)
+        self.topology = absolute_files({"topology": topology})["topology"]
         self.engine = {"platform": platform, "threads": threads}
         self.settings: dict[str, Any] = {
             "model": [identity(f) for f in model_files(self.model)],
@@ -198,7 +199,7 @@ class OpenMMSampler:
                 store.add(name, frames)
         provenance = self.settings | {
             "source": "OpenMMSampler",
-            "force_field": first[1] | {"model": self.settings["model"]},
+            "force_field": first[1] | {k: self.settings[k] for k in ("model", "topology")},
             "versions": software_versions(),
         }
         return store.finish(list(work), provenance)

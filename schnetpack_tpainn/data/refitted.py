@@ -18,7 +18,7 @@ from schnetpack_tpainn.data.correction import Correction
 from schnetpack_tpainn.data.label import check_node, compute_label, make_calculator
 from schnetpack_tpainn.data.rdkit import RDKitForceField
 from schnetpack_tpainn.data.refit import Residuals, check_settings, fit_correction
-from schnetpack_tpainn.data.store import fingerprint, labelled, write_database
+from schnetpack_tpainn.data.store import fingerprint, labelled, refuse_existing, write_database
 from schnetpack_tpainn.data.structures import identity
 from schnetpack_tpainn.data.topology import known_smiles, with_smiles
 from schnetpack_tpainn.data.training import existing_file, training_rows
@@ -124,6 +124,7 @@ class RefittedData:
             ``path``.
         """
         path = Path(path)
+        refuse_existing(path)
         frames = list(read_labelled(self.frames))
         groups = group_by_graph(frames, "classical frames")
         correction = fit_correction(self._residuals(frames[0]), self.radii, self.folds)

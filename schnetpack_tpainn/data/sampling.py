@@ -14,7 +14,7 @@ from ase.md.velocitydistribution import Stationary, ZeroRotation
 from schnetpack_tpainn.data.label import check_converged, check_node, make_calculator
 from schnetpack_tpainn.data.parallel import map_items, workers
 from schnetpack_tpainn.data.store import FrameStore, labelled
-from schnetpack_tpainn.data.structures import identity, read_structures
+from schnetpack_tpainn.data.structures import absolute_files, identity, read_structures
 from schnetpack_tpainn.data.versions import software_versions
 from schnetpack_tpainn.errors import DataError, LabelError
 
@@ -194,6 +194,7 @@ class MDSampler:
             for t in s["temperatures_k"]
             for k in range(s["n_trajectories"])
         ]
+        calculator = absolute_files(s["calculator"])
         share, rest = divmod(s["n_frames"], len(starts))
         work = {}
         for i, (atoms, t, k) in enumerate(starts):
@@ -204,7 +205,7 @@ class MDSampler:
             digest = hashlib.sha256(f"{s['seed']}:{name}".encode()).digest()
             seed = int.from_bytes(digest[:4], "little")
             work[name] = (
-                *(atoms, s["calculator"], t, n, s["interval_fs"], s["timestep_fs"]),
+                *(atoms, calculator, t, n, s["interval_fs"], s["timestep_fs"]),
                 *(s["friction_per_fs"], s["equilibration_fs"], seed),
             )
         return work

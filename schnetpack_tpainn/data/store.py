@@ -20,7 +20,14 @@ from ase.stress import full_3x3_to_voigt_6_stress
 
 from schnetpack_tpainn.errors import DataError
 
-__all__ = ["FrameStore", "fingerprint", "key_values", "labelled", "write_database"]
+__all__ = [
+    "FrameStore",
+    "fingerprint",
+    "key_values",
+    "labelled",
+    "refuse_existing",
+    "write_database",
+]
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +113,15 @@ def _bare(atoms: Atoms) -> Atoms:
     return Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc)
 
 
-def _refuse_existing(path: Path) -> None:
+def refuse_existing(path: Path) -> None:
+    """Refuse a path that no database may be written to.
+
+    Args:
+        path: the database to make.
+
+    Raises:
+        DataError: it does not end in ``.db``, or exists.
+    """
     if path.suffix != ".db":
         raise DataError(f"expected a data set path ending in '.db', got {path}")
     if path.exists():
@@ -138,7 +153,7 @@ def write_database(
             and absence are checked, too.
     """
     path = Path(path)
-    _refuse_existing(path)
+    refuse_existing(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.tmp.db")
     temporary.unlink(missing_ok=True)
@@ -185,7 +200,7 @@ class FrameStore:
 
     def __init__(self, path: str | Path, settings: Mapping[str, Any]) -> None:
         self.path = Path(path)
-        _refuse_existing(self.path)
+        refuse_existing(self.path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._partial = self.path.with_name(self.path.name + ".partial")
         self._lock_path = self._partial.with_name(self._partial.name + ".lock")

@@ -1,6 +1,7 @@
 """Start structures from SMILES strings or from files."""
 
 import hashlib
+import os.path
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,16 @@ from hydra.utils import to_absolute_path
 from schnetpack_tpainn.data.units import unit_factor
 from schnetpack_tpainn.errors import DataError
 
-__all__ = ["embed_smiles", "identity", "read_frames", "read_structures", "to_angstrom"]
+__all__ = [
+    "absolute_files",
+    "embed_smiles",
+    "identity",
+    "read_frames",
+    "read_structures",
+    "to_angstrom",
+]
+
+FILES = ("file", "model", "topology")  # arguments of calculators that may name files
 
 
 def embed_smiles(smiles: str, seed: int = 0) -> Atoms:
@@ -73,6 +83,30 @@ def identity(source: str) -> str:
     if not path.is_file():
         return source
     return f"{path.name}:{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
+
+
+def absolute_files(node: Mapping[str, Any]) -> dict[str, Any]:
+    """A calculator's node for other processes, which do not know where a Hydra run was started.
+
+    Args:
+        node: Hydra node; further nodes may lie in it.
+
+    Returns:
+        The same, with absolute paths where ``file``, ``model`` or ``topology`` name files that
+        exist.
+    """
+    return {key: _absolute(key, value) for key, value in node.items()}
+
+
+def _absolute(key: str, value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return absolute_files(value)
+    if key in FILES and isinstance(value, str):
+        path = to_absolute_path(value)
+        return path if os.path.isfile(path) else value  # noqa: PTH113 - of names of any length
+    if key in FILES and isinstance(value, Sequence):
+        return [_absolute(key, one) for one in value]
+    return value
 
 
 def to_angstrom(atoms: Atoms, metadata: Mapping[str, Any]) -> None:

@@ -12,6 +12,7 @@ from schnetpack_tpainn.data.check import check_database
 from schnetpack_tpainn.data.liquid import box_length, density, water_box, waters
 from schnetpack_tpainn.data.openmm import OpenMMForceField
 from schnetpack_tpainn.data.openmm_dynamics import sample_liquid
+from schnetpack_tpainn.data.openmm_system import MODELS
 from schnetpack_tpainn.data.store import FrameStore
 from schnetpack_tpainn.errors import DataError, LabelError
 
@@ -168,3 +169,17 @@ def test_another_liquid_by_its_topology(tmp_path: Path) -> None:
     path.write_text("no atoms")
     with pytest.raises(LabelError, match=r"two\.pdb"):
         own.make(tmp_path / "y.db")
+
+
+def test_workers_get_absolute_paths(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("two.pdb").write_text(PDB)
+    Path("own.xml").write_text(Path(MODELS["spcfw"]).read_text())
+    own = sampler(model="own.xml", topology="two.pdb", densities_g_per_cm3=[0.04], pressures_bar=[])
+    (tmp_path / "run").mkdir()
+    monkeypatch.chdir(tmp_path / "run")
+    [(_, engine, *_)] = own.trajectories().values()
+    assert engine["topology"] == str(tmp_path / "two.pdb")
+    assert engine["model"] == [str(tmp_path / "own.xml")]
+    assert sampler(model="iamoeba").model == "iamoeba"
+    assert sampler(model=["tip3p.xml"]).model == ["tip3p.xml"]

@@ -273,3 +273,11 @@ def test_the_calculator_gives_the_frames_labels(tmp_path: Path, files, caplog) -
     frames[0].pbc = True
     with pytest.raises(LabelError, match="periodic"):
         compute_label(frames[0], engine)
+
+
+def test_a_data_set_that_exists_keeps_its_correction(tmp_path: Path, files) -> None:
+    (tmp_path / "a.db").touch()
+    (tmp_path / "a.refit.json").write_text("its own")
+    with pytest.raises(DataError, match="never written over"):
+        RefittedData(**files).make(tmp_path / "a.db")
+    assert (tmp_path / "a.refit.json").read_text() == "its own"

@@ -150,3 +150,11 @@ def test_an_instantiated_calculator_is_refused() -> None:
 def test_a_calculator_that_cannot_be_built(tmp_path: Path) -> None:
     with pytest.raises(LabelError, match="cannot build"):
         sampler(calculator={**MMFF, "force_field": "AMBER"}).make(tmp_path / "x.db")
+
+
+def test_workers_get_absolute_paths(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a.json").touch()
+    own = sampler(calculator={**MMFF, "file": "a.json"})
+    assert {a[1]["file"] for a in own.trajectories().values()} == {str(tmp_path / "a.json")}
+    assert own.settings["calculator"]["file"] == "a.json"

@@ -9,6 +9,7 @@ from ase.units import Bohr
 from distorted import frames_of
 
 from schnetpack_tpainn.data.structures import (
+    absolute_files,
     embed_smiles,
     identity,
     read_frames,
@@ -85,3 +86,22 @@ def test_a_smiles_string_may_be_longer_than_a_file_name() -> None:
     peptide = "NCC(=O)" * 40  # 280 characters
     with pytest.raises(DataError, match="RDKit cannot read it as SMILES"):
         read_structures([peptide + "?"])
+
+
+def test_a_calculators_files_become_absolute(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.xml").touch()
+    node = {
+        "_target_": "own.xml",
+        "file": "own.xml",
+        "calculator": {"model": ["own.xml", "tip3p.xml"], "topology": None, "charge": 1},
+    }
+    assert absolute_files(node) == {
+        "_target_": "own.xml",
+        "file": str(tmp_path / "own.xml"),
+        "calculator": {
+            "model": [str(tmp_path / "own.xml"), "tip3p.xml"],
+            "topology": None,
+            "charge": 1,
+        },
+    }
