@@ -1,4 +1,4 @@
-"""The labels that a teacher may know: the training rows of a split, and no others."""
+"""Split files, and the labels that a teacher may know: their training rows and no others."""
 
 from pathlib import Path
 
@@ -8,7 +8,9 @@ from hydra.utils import to_absolute_path
 
 from schnetpack_tpainn.errors import DataError
 
-__all__ = ["existing_file", "training_rows"]
+__all__ = ["PARTS", "existing_file", "read_split", "training_rows"]
+
+PARTS = ("train_idx", "val_idx", "test_idx")
 
 
 def existing_file(name: str) -> Path:
@@ -27,6 +29,28 @@ def existing_file(name: str) -> Path:
     if not path.is_file():
         raise DataError(f"expected a file, {path} does not exist; correct its path")
     return path
+
+
+def read_split(path: Path) -> dict[str, list[int]]:
+    """Read a split file.
+
+    Args:
+        path: npz file with ``train_idx``, ``val_idx`` and ``test_idx``.
+
+    Returns:
+        Rows of each part, from 0.
+
+    Raises:
+        DataError: the file is none.
+    """
+    try:
+        with np.load(path) as split:
+            return {name: split[name].astype(int).tolist() for name in PARTS}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DataError(
+            f"expected an npz file with {', '.join(PARTS)}, cannot read {path}: {error}; give the "
+            "split.npz of a run"
+        ) from error
 
 
 def training_rows(path: Path, n_train: int | None, labels: Path) -> list[int]:

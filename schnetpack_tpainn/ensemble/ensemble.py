@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from schnetpack.data import ASEAtomsData
 
 from schnetpack_tpainn.data.store import fingerprint
+from schnetpack_tpainn.data.training import existing_file, read_split
 from schnetpack_tpainn.data.versions import software_versions
 from schnetpack_tpainn.ensemble.results import (
     PARTS,
@@ -49,7 +50,8 @@ class Ensemble:
 
     The members are runs of their own below ``members/``, tuned from one pretrained model; those
     that are finished are not repeated. All have the same training part, from which
-    ``data/resampling`` may draw anew for each, and the same validation and test frames.
+    ``data/resampling`` may draw anew for each, and the same validation and test frames: those of
+    ``data.split_file`` where that is given, otherwise drawn by ``data.splitting``.
 
     Args:
         settings: the ensemble.
@@ -69,6 +71,7 @@ class Ensemble:
         self.compose = compose
         self.execute = execute
         drawn = any(o.lstrip("+").startswith("data/resampling=") for o in overrides)
+        self.names_split = any(o.lstrip("+").startswith("data.split_file=") for o in overrides)
         chosen = settings.resampling is not None and not drawn
         own = [f"data/resampling={settings.resampling}"] if chosen else []
         self.overrides = (*overrides, *own)
@@ -84,7 +87,12 @@ class Ensemble:
         sizes = _sizes(config)
         _refuse_equal_members(config, sizes[0])
         checkpoint = self._checkpoint(config)
-        parts = _split(config.data, prepare_labels(config.data), sizes)
+        database = prepare_labels(config.data)
+        name = config.data.get("split_file")
+        if name is not None and (name != SPLIT_NAME or self.names_split):
+            parts = _given_split(existing_file(str(name)), database, sizes)
+        else:  # SPLIT_NAME alone is where a run keeps what it has drawn
+            parts = _split(config.data, database, sizes)
         settings = {
             "overrides": list(self.overrides),
             "checkpoint": checkpoint,
@@ -137,6 +145,7 @@ class Ensemble:
     def _conclude(self, jobs: Sequence[Job], settings: Mapping[str, Any]) -> dict[str, Any]:
         """Calibrate on validation frames, judge by test frames, write; ``ensemble.json`` last."""
         from schnetpack_tpainn.ensemble.figures import reliability  # matplotlib is slow to import
+        from schnetpack_tpainn.transfer.figures import save
 
         place, directories = self.s.directory, [job.directory for job in jobs]
         spreads = {part: read_spreads(directories, part) for part in PARTS}
@@ -174,8 +183,8 @@ class Ensemble:
             "versions": software_versions(),
         }
         figure = reliability(spreads["test"], calibration)
-        figure.savefig(place / FIGURE_NAME, dpi=200)
-        figure.savefig(place / FIGURE_NAME.replace(".png", ".pdf"))
+        for name in (FIGURE_NAME, FIGURE_NAME.replace(".png", ".pdf")):
+            save(figure, place / name, dpi=200)
         write_text(place / "ensemble.md", markdown(results, FIGURE_NAME))
         write_json(place / RESULTS_NAME, results)
         return results
@@ -226,3 +235,23 @@ def _split(data: Any, database: Path, sizes: tuple[int, int, int | None]) -> dic
     parts = instantiate(data.splitting).split(ASEAtomsData(str(database)), *sizes)
     found = [[int(i) for i in part] for part in parts]
     return dict(zip(("train_idx", "val_idx", "test_idx"), found, strict=True))
+
+
+def _given_split(
+    path: Path, database: Path, sizes: tuple[int, int, int | None]
+) -> dict[str, list[int]]:
+    """Parts that a file names, refused where the members would refuse them."""
+    parts, n_frames = read_split(path), len(ASEAtomsData(str(database)))
+    found = tuple(len(part) for part in parts.values())
+    if any(n is not None and n != k for n, k in zip(sizes, found, strict=True)):
+        raise EnsembleError(
+            f"expected {path} to have the frames of data.num_train, data.num_val and "
+            f"data.num_test, {sizes}, got {found}; set these numbers to those of data.split_file"
+        )
+    rows = [i for part in parts.values() for i in part]
+    if len(set(rows)) < len(rows) or not 0 <= min(rows) <= max(rows) < n_frames:
+        raise EnsembleError(
+            f"expected each frame of {path} once and among the {n_frames} of {database}, got one "
+            "twice or outside; give the split of these labels as data.split_file"
+        )
+    return parts

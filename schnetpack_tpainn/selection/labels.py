@@ -16,6 +16,7 @@ from schnetpack_tpainn.data.check import check_database
 from schnetpack_tpainn.data.label import label_frames, make_calculator
 from schnetpack_tpainn.data.split import SeededSplit
 from schnetpack_tpainn.data.store import labelled, write_database
+from schnetpack_tpainn.data.training import PARTS, read_split
 from schnetpack_tpainn.data.versions import software_versions
 from schnetpack_tpainn.errors import DataError, LabelError
 
@@ -24,7 +25,6 @@ __all__ = ["Engine", "Labeller", "Labels", "Oracle", "read_labels", "refuse_othe
 log = logging.getLogger(__name__)
 
 KEYS = ("energy", "forces")
-PARTS = ("train_idx", "val_idx", "test_idx")
 LABELS_NAME, SPLIT_NAME = "labels.db", "split.npz"
 SAME_ANG = 1e-4  # between a frame of the pool and its row in the database with its label
 
@@ -115,7 +115,8 @@ def read_labels(
     if split is None:
         parts = _drawn(n_frames, n_val, n_test, seed)
     elif n_val is None and n_test is None:
-        parts = _read_split(split)
+        found = read_split(split)
+        parts = [found[name] for name in PARTS]
     else:
         raise DataError("expected a split file or numbers of validation and test frames, got both")
     rows = [i for part in parts for i in part]
@@ -144,17 +145,6 @@ def _drawn(n_frames: int, n_val: int | None, n_test: int | None, seed: int) -> l
         )
     n_train = n_frames - n_val - n_test
     return list(SeededSplit(seed).split(range(n_frames), max(0, n_train), n_val, n_test))
-
-
-def _read_split(path: Path) -> list[list[int]]:
-    try:
-        with np.load(path) as split:
-            return [split[name].astype(int).tolist() for name in PARTS]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(
-            f"expected an npz file with {', '.join(PARTS)}, cannot read {path}: {error}; give the "
-            "split.npz of a run"
-        ) from error
 
 
 class Labeller(Protocol):

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from schnetpack_tpainn.ensemble.ensemble import Ensemble
 from schnetpack_tpainn.ensemble.settings import EnsembleSettings
-from schnetpack_tpainn.errors import CheckpointError, EnsembleError
+from schnetpack_tpainn.errors import CheckpointError, DataError, EnsembleError
 from schnetpack_tpainn.study.jobs import Job
 from tests.configs.test_configs import composed
 from tests.fits import N_TEST, N_TRAIN, N_VAL, make_labels
@@ -152,3 +152,28 @@ def test_what_cannot_be_trained_or_calibrated_is_refused(
     with pytest.raises(EnsembleError, match=message):
         planned(tmp_path, labels, override)
     assert not (tmp_path / "e").exists()
+
+
+def test_a_split_of_the_user_is_kept(tmp_path: Path, labels: Path) -> None:
+    order = np.random.default_rng(5).permutation(N_TRAIN + N_VAL + N_TEST)
+    parts = np.split(order, [N_TRAIN, N_TRAIN + N_VAL])
+    own = dict(zip(("train_idx", "val_idx", "test_idx"), parts, strict=True))
+    path = tmp_path / "own.npz"
+    np.savez(path, **own)
+    word = f"data.split_file={path}"
+    jobs = planned(tmp_path, labels, word)
+    with np.load(values(jobs[0])["data.split_file"]) as kept:
+        assert {k: kept[k].tolist() for k in kept} == {k: v.tolist() for k, v in own.items()}
+    drawn = planned(tmp_path / "drawn", labels)
+    with np.load(values(drawn[0])["data.split_file"]) as split:
+        assert split["test_idx"].tolist() != own["test_idx"].tolist()
+
+    np.savez(path, **{**own, "val_idx": own["val_idx"][1:]})
+    with pytest.raises(EnsembleError, match=r"set these numbers to those of data\.split_file"):
+        planned(tmp_path / "other", labels, word)
+    np.savez(path, **{**own, "test_idx": own["train_idx"][:N_TEST]})
+    with pytest.raises(EnsembleError, match="got one twice or outside"):
+        planned(tmp_path / "other", labels, word)
+    with pytest.raises(DataError, match="does not exist"):
+        planned(tmp_path / "other", labels, f"data.split_file={tmp_path / 'none.npz'}")
+    assert not (tmp_path / "other").exists()
