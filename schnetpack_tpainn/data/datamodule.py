@@ -98,6 +98,7 @@ class TPaiNNDataModule(CachedDataModule):
         self.forces_key = forces_key
         self.resampling = resampling
         self._frames: FrameTable | None = None
+        self._undrawn: list[int] = []  # the training part before resampling
 
     def prepare_data(self) -> None:
         """Make the data set if it is absent; one process makes it, others wait.
@@ -198,6 +199,7 @@ class TPaiNNDataModule(CachedDataModule):
                 "say nothing; leave each in one part, or delete the split file"
             )
         if self.resampling is not None and self.train_idx:
+            self._undrawn = self.train_idx
             self.train_idx = self.resampling(self.train_idx)
 
     def _refuse_empty_parts(self) -> None:
@@ -214,6 +216,9 @@ class TPaiNNDataModule(CachedDataModule):
     def elements(self) -> list[int]:
         """Elements of the training, validation and test frames together.
 
+        Training frames that ``resampling`` did not draw count: the members of an ensemble differ in
+        them alone.
+
         Returns:
             Atomic numbers, ascending.
 
@@ -222,7 +227,9 @@ class TPaiNNDataModule(CachedDataModule):
         """
         if self._frames is None:
             raise DataError("elements need setup() first")
-        index = np.array([*self.train_idx, *self.val_idx, *self.test_idx], dtype=int)
+        index = np.array(
+            [*self.train_idx, *self._undrawn, *self.val_idx, *self.test_idx], dtype=int
+        )
         present = self._frames.counts[index].any(axis=0)  # (100,)
         return [int(z) for z in np.flatnonzero(present)]
 

@@ -4,9 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ase.build import molecule
+from ase.calculators.emt import EMT
 
+from schnetpack_tpainn.data import TPaiNNDataModule
+from schnetpack_tpainn.data.label import compute_label
 from schnetpack_tpainn.data.offsets import fit_offsets
 from schnetpack_tpainn.data.resample import Bootstrap, Resampling, Subsample
+from schnetpack_tpainn.data.store import write_database
 from schnetpack_tpainn.errors import DataError
 from tests.fits import N_TRAIN, data_module, make_labels
 
@@ -68,3 +73,20 @@ def test_a_label_drawn_twice_counts_twice(labels: Path) -> None:
     assert len(batch["energy"]) == N_TRAIN
     counts = np.unique(batch["energy"].numpy().round(5), return_counts=True)[1]
     assert sorted(counts) == sorted(np.unique(index, return_counts=True)[1])
+
+
+def test_a_rare_element_that_is_not_drawn_stays_an_element_of_the_run(tmp_path: Path) -> None:
+    frames = [molecule(name) for name in [*["CH4"] * 9, "CH3OH"]]
+    for seed, atoms in enumerate(frames):
+        atoms.rattle(0.05, seed=seed)
+    labelled = [compute_label(atoms, EMT()) for atoms in frames]
+    path = write_database(tmp_path / "rare.db", labelled, {})
+    split = {"train_idx": [9, 0, 1, 2, 3], "val_idx": [4, 5], "test_idx": [6, 7, 8]}
+    np.savez(tmp_path / "split.npz", **split)
+    module = TPaiNNDataModule(
+        str(path), 2, num_train=5, num_val=2, num_test=3, split_file=str(tmp_path / "split.npz")
+    )
+    module.resampling = Subsample(0.4, 0)
+    module.setup()
+    assert 9 not in module.train_idx
+    assert module.elements() == [1, 6, 8]
