@@ -59,7 +59,7 @@ def check_frames(frames: Sequence[Atoms], what: str) -> None:
 
 def _kind(atoms: Atoms) -> tuple[Any, ...]:
     """What two frames must share for their distances to be comparable."""
-    charge = atoms.info.get("charge", 0)
+    charge = atoms.info.get("total_charge", atoms.info.get("charge", 0))
     return atoms.get_chemical_formula("hill"), tuple(atoms.pbc.tolist()), charge
 
 
@@ -87,16 +87,19 @@ def _distances(atoms: Atoms) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate([lengths, cell]), np.concatenate([lengths[np.array(few, int)], cell])
 
 
-def originals(frames: Sequence[Atoms], tolerance_ang: float) -> np.ndarray:
+def originals(frames: Sequence[Atoms], tolerance_ang: float, n_known: int = 0) -> np.ndarray:
     """For every frame the first one that it repeats.
 
-    Two frames are the same if they have the same composition and charge (``info["charge"]``) and,
-    sorted within each pair of elements, the same distances. That holds whatever the order of the
-    atoms, and for mirror images: their energies are equal and their forces mirrored.
+    Two frames are the same if they have the same composition and charge (``info["total_charge"]``,
+    else ``info["charge"]``, else 0) and, sorted within each pair of elements, the same distances.
+    That holds whatever the order of the atoms, and for mirror images: their energies are equal and
+    their forces mirrored.
 
     Args:
         frames: the frames.
         tolerance_ang: largest difference of two distances that counts as none, in Å.
+        n_known: frames at the beginning that others can repeat though they repeat one themselves;
+            any other frame that is a repetition has none of its own.
 
     Returns:
         Places in ``frames``, shape (M,): a frame's own if no earlier frame is the same.
@@ -108,7 +111,7 @@ def originals(frames: Sequence[Atoms], tolerance_ang: float) -> np.ndarray:
     for places in kinds.values():
         tree = cKDTree([_distances(frames[p])[1] for p in places])
         for k, place in enumerate(places):
-            if found[place] != place:
+            if found[place] != place and place >= n_known:
                 continue
             near = tree.query_ball_point(tree.data[k], tolerance_ang, p=np.inf)
             later = [places[m] for m in near if m > k and found[places[m]] == places[m]]
@@ -162,7 +165,7 @@ def find_available(
         The frames left.
     """
     n_labelled, n_known = len(labelled), len(labelled) + len(excluded)
-    first = originals([*labelled, *excluded, *pool], tolerance_ang)[n_known:]
+    first = originals([*labelled, *excluded, *pool], tolerance_ang, n_known)[n_known:]
     own = first == np.arange(n_known, n_known + len(pool))
     return Available(
         index=np.flatnonzero(own).tolist(),

@@ -100,3 +100,21 @@ def broken(name: str) -> Atoms:
 def test_what_is_no_structure_is_refused(name: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         check_frames([molecule("H2O"), broken(name)], "the pool")
+
+
+@pytest.mark.parametrize("n_labelled", [0, 1, 2])
+def test_a_known_frame_that_repeats_another_still_rules_out_its_own(n_labelled: int) -> None:
+    frames = [molecule("H2O") for _ in range(4)]
+    for k, atoms in enumerate(frames):
+        atoms.set_distance(0, 1, atoms.get_distance(0, 1) + 0.008 * k, fix=0)
+    known, pool = frames[:2], frames[2:]
+    found = find_available(pool, known[:n_labelled], known[n_labelled:], 0.01)
+    assert found.index == [1]
+    assert found.n_labelled + found.n_excluded == 1
+
+
+@pytest.mark.parametrize("key", ["total_charge", "charge"])
+def test_ions_are_told_from_neutral_molecules(key: str) -> None:
+    ion, neutral = molecule("H2O"), molecule("H2O")
+    ion.info[key] = 1
+    assert originals([neutral, ion, ion], 0.01).tolist() == [0, 1, 1]
