@@ -18,7 +18,7 @@ from schnetpack_tpainn.data.split import SeededSplit
 from schnetpack_tpainn.data.store import labelled, write_database
 from schnetpack_tpainn.data.training import PARTS, read_split
 from schnetpack_tpainn.data.versions import software_versions
-from schnetpack_tpainn.errors import DataError, LabelError
+from schnetpack_tpainn.errors import DataError
 
 __all__ = ["Engine", "Labeller", "Labels", "Oracle", "read_labels", "refuse_other_level"]
 
@@ -154,7 +154,7 @@ class Labeller(Protocol):
     level: Any
 
     def label(self, frames: Sequence[Atoms], path: Path) -> None:
-        """Write the database ``path`` with the labels of frames."""
+        """Write the database ``path`` with the labels of frames; nothing if none could be had."""
         ...
 
 
@@ -183,18 +183,13 @@ class Engine:
 
         Args:
             frames: structures (Å).
-            path: database to make; frames that fail are kept beside it and are not in it.
-
-        Raises:
-            LabelError: no frame could be labelled.
+            path: database to make; frames that fail are kept beside it and are not in it. If all
+                fail, there is none.
         """
         calculator = self.settings["calculator"]
         result = label_frames(frames, calculator, path, **self._where)  # type: ignore[arg-type]
         if result.path is None:
-            raise LabelError(
-                f"none of {len(frames)} frames could be labelled, see {result.failed_path}; "
-                "change the calculator's settings"
-            )
+            log.warning("none of %d frames could be labelled: %s", len(frames), result.failed_path)
 
 
 class Oracle:

@@ -10,7 +10,7 @@ from typing import Any
 from ase import Atoms
 
 from schnetpack_tpainn.data.additive import read_labelled
-from schnetpack_tpainn.errors import SelectionError
+from schnetpack_tpainn.errors import LabelError, SelectionError
 from schnetpack_tpainn.files import claim_directory, write_json
 from schnetpack_tpainn.selection.labels import (
     LABELS_NAME,
@@ -30,7 +30,7 @@ __all__ = ["Loop", "LoopSettings"]
 log = logging.getLogger(__name__)
 
 STATE_NAME = "loop.json"
-SELECTED_NAME, NEW_NAME = "selected.xyz", "selected.db"
+ATTEMPTS = 3  # selections of a round that may fail as a whole before the calculator is suspect
 OWN = (
     *("data.datapath", "data.split_file", "data.num_train", "data.num_val=", "data.num_test="),
     *("data/source", "data.source", "data.splitting", "data/resampling", "transfer.checkpoint"),
@@ -87,7 +87,9 @@ class Loop:
     (``selected.db``), all labels so far (``labels.db``, ``split.npz``), and the run that was tuned
     on them from the pretrained model. A committee is tuned on bootstrap samples of the labels of
     the round before (``members``); where those are fewer than two, the round chooses by
-    ``farthest``. What selects sees structures alone; validation and test frames are never chosen.
+    ``farthest``. If no frame of a selection can be labelled, others are chosen
+    (``selected_2.xyz``). What selects sees structures alone; validation and test frames are never
+    chosen.
 
     Args:
         settings: what to do.
@@ -131,8 +133,7 @@ class Loop:
         for number in range(1, self.s.rounds + 1):
             folder = root / f"round_{number:02d}"
             folder.mkdir(exist_ok=True)
-            chosen = self._chosen(number, folder, before, labels, failed)
-            new = self._labelled(folder, chosen)
+            chosen, new = self._bought(number, folder, before, labels, failed)
             bought = {int(atoms.info["pool_index"]) for atoms in new}
             missed = [i for i in map(_index, chosen) if i not in bought]
             failed += missed
@@ -174,11 +175,38 @@ class Loop:
         kept = bare([*self.start.part(1), *self.start.part(2)])
         return [*kept, *(self.pool[i] for i in failed)]
 
-    def _chosen(
+    def _bought(
         self, number: int, folder: Path, before: Path, labels: Labels, failed: Sequence[int]
+    ) -> tuple[list[Atoms], list[Atoms]]:
+        """All frames chosen in a round, and its new labels; never none.
+
+        A selection is given up once the next one is written, so that a repeated call finds the
+        labels that were bought, and tries the last one again.
+        """
+        chosen, first = list[Atoms](), 1
+        while _selected(folder, first + 1).exists():
+            chosen += read_selection(_selected(folder, first))
+            first += 1
+        for attempt in range(first, first + ATTEMPTS):
+            path = _selected(folder, attempt)
+            never = [*failed, *map(_index, chosen)]
+            selection = self._chosen(number, path, before, labels, never)
+            chosen += selection
+            database = path.with_suffix(".db")
+            if not database.exists():
+                self.labeller.label(selection, database)
+            if database.exists():
+                return chosen, list(read_labelled(database))
+        raise LabelError(
+            f"expected labels, {ATTEMPTS} selections in a row failed as a whole, the last in "
+            f"{path.with_suffix('.failed.extxyz')}; see there whether the calculator works here "
+            "and call again: the last selection is tried once more, then others"
+        )
+
+    def _chosen(
+        self, number: int, path: Path, before: Path, labels: Labels, failed: Sequence[int]
     ) -> list[Atoms]:
-        """The frames of a round, from its file if it is there."""
-        path = folder / SELECTED_NAME
+        """The frames of a selection, from its file if it is there."""
         if not path.exists():
             settings, models = self.s.selection, [self.s.checkpoint]
             settings = replace(settings, seed=settings.seed + 1000 * number)
@@ -205,12 +233,6 @@ class Loop:
         self.execute(jobs)
         return [job.directory for job in jobs]
 
-    def _labelled(self, folder: Path, chosen: Sequence[Atoms]) -> list[Atoms]:
-        path = folder / NEW_NAME
-        if not path.exists():
-            self.labeller.label(chosen, path)
-        return list(read_labelled(path))
-
     def _job(
         self, folder: Path, labels: Labels, name: str, seed: int, more: Sequence[str] = ()
     ) -> Job:
@@ -230,6 +252,10 @@ class Loop:
             "print_config=false",
         )
         return Job(folder / name, words, self.s.steps)
+
+
+def _selected(folder: Path, attempt: int) -> Path:
+    return folder / ("selected.xyz" if attempt == 1 else f"selected_{attempt}.xyz")
 
 
 def _index(atoms: Atoms) -> int:

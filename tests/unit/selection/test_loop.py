@@ -218,8 +218,27 @@ def test_frames_that_fail_are_told_and_not_chosen_again(
     assert sorted(failed) == [4, 5]
     assert sorted(i for row in rows for i in row["selected"]) == list(range(6))
     assert rows[1]["n_train"] == 4 + 4
-    with pytest.raises(LabelError, match="none of 2 frames could be labelled"):
-        loop(tmp_path / "none", checkpoint, start, pool[4:], n=2, rounds=1, labeller=engine).run()
+
+
+def test_a_selection_that_fails_as_a_whole_is_replaced(
+    tmp_path: Path, checkpoint: Path, start: Labels
+) -> None:
+    engine = Engine(EMT_NODE, n_workers=1)
+    silane, common = shaken(4, "SiH4"), {"n": 1, "rounds": 1, "labeller": engine}
+    mixed = [*shaken(1), *silane[:2]]  # farthest from the labels is what EMT cannot compute
+    state = loop(tmp_path / "mixed", checkpoint, start, mixed, **common).run()
+    (row,) = state["rounds"]
+    assert sorted(row["failed"]) == [1, 2]
+    assert row["selected"] == [*row["failed"], 0]
+    assert row["n_train"] == 4 + 1
+    again = loop(tmp_path / "mixed", checkpoint, start, mixed, **common, execute=_skipping).run()
+    assert again == state
+
+    bad = loop(tmp_path / "bad", checkpoint, start, silane, **common)
+    with pytest.raises(LabelError, match=r"3 selections in a row .*selected_3\.failed\.extxyz"):
+        bad.run()
+    with pytest.raises(SelectionError, match=r"expected 1 frames, got 0 of 4 .*4 excluded"):
+        bad.run()
 
 
 def test_a_pool_that_does_not_last_is_refused_before_anything_is_labelled(
