@@ -3,13 +3,15 @@
 import io
 import logging
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import ase.io
 import numpy as np
 from ase import Atoms
 
-from schnetpack_tpainn.data.structures import read_frames
+from schnetpack_tpainn.data.store import fingerprint
+from schnetpack_tpainn.data.structures import identity, read_frames
 from schnetpack_tpainn.errors import LadderError
 from schnetpack_tpainn.files import write_text
 from schnetpack_tpainn.ladder.settings import Rung, Walk
@@ -39,20 +41,28 @@ def frames_to_label(rung: Rung, pool: Path, before: Path, place: Path, seed: int
         pool that is too small.
     """
     model = before / PORTABLE_NAME
-    if rung.walk is not None:
-        walked = place / f"{rung.name}_walked.extxyz"
-        if not walked.exists():
-            starts = read_frames(pool)
-            folder = place / f"{rung.name}_walk"
-            _write(walked, walk(rung.walk, starts, model, folder, seed))
-        pool = walked
-    if rung.select == "random" or rung.n_frames is None:
+    chosen = rung.select != "random" and rung.n_frames is not None
+    if rung.walk is None and not chosen:
         return pool
-    selected = place / f"{rung.name}_{rung.select}.extxyz"
-    if not selected.exists():
-        settings = SelectionSettings(rung.n_frames, rung.select, seed)
-        _write(selected, select(read_frames(pool), settings, [model]).frames)
-    return selected
+    what = {
+        "walk": None if rung.walk is None else asdict(rung.walk),
+        "choice": [rung.select, rung.n_frames] if chosen else None,
+        "seed": seed,
+        "model": identity(str(model)),
+    }
+    folder = place / f"{rung.name}_{fingerprint(what)}"
+    made = folder / "frames.extxyz"
+    if made.exists():
+        return made
+    folder.mkdir(exist_ok=True)
+    frames = read_frames(pool)
+    if rung.walk is not None:
+        frames = walk(rung.walk, frames, model, folder, seed)
+    if chosen:
+        settings = SelectionSettings(rung.n_frames or 0, rung.select, seed)
+        frames = select(frames, settings, [model]).frames
+    _write(made, frames)
+    return made
 
 
 def walk(

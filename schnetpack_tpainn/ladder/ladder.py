@@ -1,29 +1,41 @@
 """Climb a ladder of teachers: sample, label, train, rung by rung."""
 
+import hashlib
 import json
 import logging
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from ase import Atoms
 from ase.db import connect
 from hydra.utils import to_absolute_path
 from omegaconf import OmegaConf
 
 from schnetpack_tpainn.data.label import compute_label, make_calculator
+from schnetpack_tpainn.data.parallel import workers
+from schnetpack_tpainn.data.store import fingerprint
 from schnetpack_tpainn.data.structures import read_frames
-from schnetpack_tpainn.errors import LadderError
+from schnetpack_tpainn.errors import LabelError, LadderError
+from schnetpack_tpainn.files import write_json
 from schnetpack_tpainn.ladder.results import collect, write_results
 from schnetpack_tpainn.ladder.settings import LadderSettings, Rung
 from schnetpack_tpainn.study.jobs import Job, claim_jobs, validation_interval
 from schnetpack_tpainn.study.plan import SHARED, Compose
+from schnetpack_tpainn.transfer.portable import PORTABLE_NAME
 
 __all__ = ["Ladder"]
 
 log = logging.getLogger(__name__)
 
+# overrides of the command line that describe the first rung alone
+FIRST = (
+    *("data/source", "data.source", "data.datapath", "data.num_", "data.split_file", "transfer"),
+    *("trainer.max_steps", "trainer.val_check_interval", "globals.lr", "run.id"),
+)
 TIMED = 3  # frames whose labels are timed, after a first
 CHEAPER = 1.5  # times; closer costs may be noise
 
@@ -122,8 +134,7 @@ class Ladder:
                 "them validates, another tests"
             )
         words = (
-            next(o for o in self.overrides if o.startswith("experiment=")),
-            *(o for o in self.overrides if o.lstrip("+~").startswith(SHARED)),
+            *self._shared(),
             "data/source=tpainn_relabel",
             f"data.datapath={place / f'{number}_{rung.name}.db'}",
             f"data.source.frames={file}",
@@ -136,7 +147,7 @@ class Ladder:
             f"data.num_val={held_out}",
             f"data.num_test={held_out}",
             "transfer=full",
-            f"transfer.checkpoint={before.directory}",
+            *_start(before),
         )
         return self._job(f"{number}_{rung.name}", rung, words)
 
@@ -144,36 +155,43 @@ class Ladder:
         """A tuning from every rung, all else the same."""
         if self.s.tune is None:
             return []
-        shared = [o for o in self.overrides if o.lstrip("+~").startswith(SHARED)]
+        shared = [o for o in self._shared() if o.lstrip("+~").startswith(SHARED)]
         words = [*self.s.tune, *shared, "print_config=false"]
         steps = _steps(self.compose(words), "ladder.tune")
         return [
             Job(
                 self.s.directory / f"tuned_{job.directory.name}",
-                (*words, f"transfer.checkpoint={job.directory}"),
+                (*words, *_start(job)),
                 steps,
             )
             for job in jobs
         ]
+
+    def _shared(self) -> list[str]:
+        """Overrides of the command line that hold for every rung."""
+        return [o for o in self.overrides if not o.lstrip("+~").startswith(FIRST)]
 
     def _database(self, job: Job) -> Path:
         return Path(to_absolute_path(str(self.compose(job.overrides).data.datapath)))
 
     def _costs(self, rung: Rung, before: Job, first: bool) -> list[float | None]:
         """Seconds of a label of a rung, and of the first one where it is not known yet."""
-        known = self.s.directory / "costs.json"
-        found: dict[str, float | None] = json.loads(known.read_text()) if known.is_file() else {}
-        nodes = {rung.name: _node(rung)}
+        nodes = [_node(rung)]
         if first:
             source: Any = self.compose(before.overrides).data.source
             node = OmegaConf.select(source, "calculator") if source is not None else None
-            plain: Any = None if node is None else OmegaConf.to_container(node, resolve=True)
-            nodes = {self.s.rungs[0].name: plain} | nodes
-        if missing := nodes.keys() - found.keys():
+            plain: Any = {} if node is None else OmegaConf.to_container(node, resolve=True)
+            nodes.insert(0, plain)
+        path = self.s.directory / "costs.json"
+        known: dict[str, float | None] = json.loads(path.read_text()) if path.is_file() else {}
+        keys = [fingerprint({"calculator": node}) for node in nodes]
+        if not known.keys() >= set(keys):
             frames = read_frames(self._database(before))
-            found |= {name: _time(nodes[name], frames) for name in missing}
-            known.write_text(json.dumps(found))
-        return [found[name] for name in nodes]
+            for key, node in zip(keys, nodes, strict=True):
+                if key not in known:
+                    known[key] = _time(node, frames)
+            write_json(path, known)
+        return [known[key] for key in keys]
 
     def _warn_of_order(self, costs: Sequence[float | None]) -> None:
         *_, before, now = costs
@@ -188,6 +206,12 @@ class Ladder:
 
 def _node(rung: Rung) -> dict[str, Any]:
     return dict(rung.calculator or {})
+
+
+def _start(before: Job) -> tuple[str, str]:
+    """What a run begins from; the hash tells a model from one that took its place."""
+    digest = hashlib.sha256((before.directory / PORTABLE_NAME).read_bytes()).hexdigest()[:16]
+    return f"transfer.checkpoint={before.directory}", f"+run.begins_from='{digest}'"
 
 
 def _steps(config: Any, name: str) -> int:
@@ -213,14 +237,20 @@ def _as_override(value: Any) -> str:
     return json.dumps(value)
 
 
-def _time(calculator: Mapping[str, Any] | None, frames: Sequence[Any]) -> float | None:
-    """Median seconds of a label; None for a data set that no calculator makes."""
-    if calculator is None or "_target_" not in calculator:
+def _time(calculator: Mapping[str, Any], frames: Sequence[Atoms]) -> float | None:
+    """Median seconds of a label on one core; None for data that no calculator makes."""
+    if "_target_" not in calculator:
         return None
-    engine = make_calculator(dict(calculator))
+    with workers(1) as pool:
+        return pool.submit(_seconds, dict(calculator), frames[: TIMED + 1]).result()
+
+
+def _seconds(calculator: dict[str, Any], frames: Sequence[Atoms]) -> float | None:
+    engine = make_calculator(calculator)
     seconds = []
-    for frame in frames[: TIMED + 1]:
+    for frame in frames:
         start = time.perf_counter()
-        compute_label(frame, engine)
-        seconds.append(time.perf_counter() - start)
-    return statistics.median(seconds[1:] or seconds)
+        with suppress(LabelError):  # the rung's max_failed decides what that means
+            compute_label(frame, engine)
+            seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds[1:] or seconds) if seconds else None

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -153,8 +155,19 @@ def test_frames_may_be_walked_to_and_selected_and_rungs_compared_by_tuning(
     ],
 )
 def test_what_cannot_be_climbed_is_refused(ladder: Path, place: Path, words, message) -> None:
-    import re
 
     done = call(place, *words)
     assert done.returncode == 1
     assert re.search(message, done.errors), done.errors
+
+
+def test_a_rung_from_another_model_is_refused_not_mixed(ladder: Path, place: Path) -> None:
+    copy = place / "retrained"
+    shutil.copytree(ladder, copy)
+    text = (copy / "jobs.json").read_text().replace(str(ladder), str(copy))
+    (copy / "jobs.json").write_text(text)
+    weights_file = copy / "1_force_field" / "model.safetensors"
+    shutil.copy(copy / "2_uff" / "model.safetensors", weights_file)  # stands for a new training
+    done = call(place, *PLAIN, "ladder.directory=retrained")
+    assert done.returncode == 1
+    assert "run.begins_from" in done.errors
