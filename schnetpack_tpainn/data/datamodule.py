@@ -14,7 +14,7 @@ from schnetpack.data import AtomsDataModuleError
 from schnetpack_tpainn.data.check import FrameTable, check_database
 from schnetpack_tpainn.data.dataset import CachedAtomsData
 from schnetpack_tpainn.data.loader import CachedDataModule
-from schnetpack_tpainn.data.offsets import fit_offsets
+from schnetpack_tpainn.data.offsets import fit_offsets, warn_of_unlabelled
 from schnetpack_tpainn.data.resample import Resampling
 from schnetpack_tpainn.data.split import SeededSplit, check_sizes
 from schnetpack_tpainn.data.store import fingerprint
@@ -169,6 +169,8 @@ class TPaiNNDataModule(CachedDataModule):
         if self.train_idx is None:
             self._partition(len(self._frames))
         self._refuse_empty_parts()
+        others = [*self.val_idx, *self.test_idx]
+        warn_of_unlabelled(self._frames.counts, self.train_idx, others)
         self._train_dataset = self.dataset.subset(self.train_idx)
         self._val_dataset = self.dataset.subset(self.val_idx)
         self._test_dataset = self.dataset.subset(self.test_idx)

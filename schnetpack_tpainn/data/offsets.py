@@ -1,14 +1,14 @@
 """Energy offsets per element, in float64."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from ase.data import atomic_numbers, chemical_symbols
 
 from schnetpack_tpainn.errors import DataError
 
-__all__ = ["Z_MAX", "element_values", "fit_offsets"]
+__all__ = ["Z_MAX", "element_values", "fit_offsets", "warn_of_unlabelled"]
 
 log = logging.getLogger(__name__)
 
@@ -63,3 +63,23 @@ def fit_offsets(counts: np.ndarray, values: np.ndarray, name: str = "energy") ->
     offsets = np.zeros(Z_MAX)
     offsets[elements] = fitted
     return offsets
+
+
+def warn_of_unlabelled(counts: np.ndarray, train: Sequence[int], others: Sequence[int]) -> None:
+    """Say which elements of other frames no training frame has: their offsets are a guess.
+
+    Args:
+        counts: atoms of each element in every frame, shape (M, 100).
+        train: training frames.
+        others: validation and test frames.
+    """
+    here, there = (counts[np.array(part, dtype=int)] > 0 for part in (train, others))
+    missing = np.flatnonzero(there.any(0) & ~here.any(0))
+    if len(missing):
+        names = ", ".join(f"{chemical_symbols[z]} ({there[:, z].sum()})" for z in missing)
+        log.warning(
+            "no training frame has %s, of which so many validation and test frames do: the "
+            "energy offset of such an element is a guess, and errors of some eV are usual; label a "
+            "frame with each element",
+            names,
+        )

@@ -5,7 +5,7 @@ import logging
 import numpy as np
 import pytest
 
-from schnetpack_tpainn.data.offsets import element_values, fit_offsets
+from schnetpack_tpainn.data.offsets import element_values, fit_offsets, warn_of_unlabelled
 from schnetpack_tpainn.errors import DataError
 
 
@@ -54,3 +54,11 @@ def test_element_values() -> None:
     table = element_values({"H": -13.6, "O": -2043.7})
     assert len(table) == 100
     assert (table[1], table[8], table[6]) == (-13.6, -2043.7, 0.0)
+
+
+def test_an_element_without_a_training_frame_is_named(caplog) -> None:
+    counts = counts_of({1: 4, 6: 1}, {1: 3, 6: 1, 9: 1}, {1: 2, 6: 1, 9: 2}, {1: 2, 8: 1})
+    warn_of_unlabelled(counts, [0, 1, 3], [2])
+    assert not caplog.records
+    warn_of_unlabelled(counts, [0], [1, 2, 3])
+    assert "no training frame has O (1), F (2)" in caplog.text
