@@ -3,9 +3,10 @@
 import hashlib
 import json
 import logging
+import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +183,20 @@ def write_database(
     return path
 
 
+def _begun(path: Path) -> bool:
+    """Whether a partial file has its metadata, which are written before any frame.
+
+    A process killed while it made the file's tables leaves one that ASE cannot open, and nothing
+    to lose.
+    """
+    with closing(sqlite3.connect(path)) as db:
+        try:
+            query = "SELECT COUNT(*) FROM information WHERE name = 'metadata'"
+            return db.execute(query).fetchone()[0] > 0
+        except sqlite3.OperationalError:  # there is no such table yet
+            return False
+
+
 class FrameStore:
     """Collects labelled frames by work item and turns them into one finished database.
 
@@ -210,6 +225,8 @@ class FrameStore:
                 f"another process is making {self.path} (it holds {self._lock_path}); wait for "
                 "it, or choose another path"
             )
+        if self._partial.exists() and not _begun(self._partial):
+            self._partial.unlink()
         self._db = connect(str(self._partial), type="db", use_lock_file=False)
         wanted = fingerprint(settings)
         found = self._db.metadata.get("fingerprint") if self._partial.exists() else None

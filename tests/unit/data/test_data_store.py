@@ -1,7 +1,9 @@
 """The writers: all or nothing, in order, resumable, one process at a time."""
 
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -153,3 +155,16 @@ def test_key_values_are_what_ase_can_keep() -> None:
         "number": 12,
         "flag": True,
     }
+
+
+@pytest.mark.parametrize(
+    "made", ["", "CREATE TABLE systems (id)", "CREATE TABLE information (name)"]
+)
+def test_a_partial_file_cut_off_at_its_birth_is_made_anew(tmp_path: Path, made: str) -> None:
+    with closing(sqlite3.connect(tmp_path / "x.db.partial")) as db:
+        db.execute(made or "PRAGMA user_version")
+        db.commit()
+    (tmp_path / "x.db.partial").touch()
+    store = FrameStore(tmp_path / "x.db", {"a": 1})
+    store.add("one", labelled_frames(2))
+    assert store.finish(["one"], {}).exists()
