@@ -1,5 +1,9 @@
 """The errors a user meets: each says what was expected, what was found and what to do."""
 
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import Any
+
 __all__ = [
     "CheckpointError",
     "DataError",
@@ -11,6 +15,7 @@ __all__ = [
     "StudyError",
     "TPaiNNError",
     "TransferError",
+    "refuse_unknown",
 ]
 
 
@@ -52,3 +57,25 @@ class StudyError(TPaiNNError):
 
 class TransferError(TPaiNNError):
     """A setting of the transfer does not fit the model, the data or another setting."""
+
+
+def refuse_unknown(
+    names: Iterable[Any], known: Iterable[Any], what: str, error: type[TPaiNNError]
+) -> None:
+    """Refuse a key that is none, and name the nearest that is.
+
+    Args:
+        names: keys that were given.
+        known: keys that there are.
+        what: what has them, for the message.
+        error: class of the error.
+
+    Raises:
+        TPaiNNError: a key is not known.
+    """
+    keys = sorted(map(str, known))
+    for name in map(str, names):
+        if name not in keys:
+            near = get_close_matches(name, keys, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise error(f"expected keys of {what}: {keys}, got {name}{hint}")

@@ -1,5 +1,6 @@
-"""Files that are whole or not there."""
+"""Files that are whole or not there, and what tells them apart."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import Any
 
 from schnetpack_tpainn.errors import TPaiNNError
 
-__all__ = ["claim_directory", "write_json", "write_text"]
+__all__ = ["claim_directory", "file_sha256", "write_json", "write_text"]
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -69,3 +70,15 @@ def claim_directory(
         )
     directory.mkdir(parents=True, exist_ok=True)
     write_json(mark, settings)
+
+
+def file_sha256(path: str | Path) -> str:
+    """SHA-256 of a file's content.
+
+    Args:
+        path: the file.
+
+    Returns:
+        Its hexadecimal digest.
+    """
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()

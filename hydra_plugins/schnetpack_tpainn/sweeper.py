@@ -50,24 +50,12 @@ class SectionSweeper(Sweeper):
         self._n_launched = 0
 
     @abstractmethod
-    def run(
-        self,
-        section: dict[str, Any],
-        overrides: list[str],
-        compose: Callable[[Sequence[str]], DictConfig],
-        execute: Callable[[Sequence[Any], int | None], None],
-    ) -> Any:
-        """Run what the section describes, and show the results.
+    def parts(self) -> tuple[Any, Any, Callable[[Any, Path], None]]:
+        """What the section is read by, what runs it, and what shows its results."""
 
-        Args:
-            section: the section, plain.
-            overrides: overrides of every run.
-            compose: makes the configuration of a run from its overrides.
-            execute: trains jobs, so many at once on this machine, and waits.
-
-        Returns:
-            The results.
-        """
+    def at_once(self, settings: Any, n_jobs: int) -> int | None:
+        """How many of so many jobs run at once on this machine; None: one per core."""
+        return settings.parallel
 
     def sweep(self, arguments: list[str]) -> Any:
         """Run all.
@@ -92,21 +80,26 @@ class SectionSweeper(Sweeper):
         basic = self.config.hydra.launcher._target_.endswith("BasicLauncher")
         cwd = Path(self.config.hydra.runtime.cwd)
 
-        def execute(jobs: Sequence[Any], parallel: int | None) -> None:
-            if basic:
-                run_jobs(jobs, cwd, parallel)
-            else:
-                self._launch(jobs)
-
         def compose(words: Sequence[str]) -> DictConfig:
             return loader.load_sweep_config(self.config, list(words))
 
         try:
             self._refuse_sweeps(overrides)
             section: Any = OmegaConf.to_container(self.config[self.section], resolve=True)
-            return self.run(section, overrides, compose, execute)
+            reader, runner, show = self.parts()
+            settings = reader.read(section)
+
+            def execute(jobs: Sequence[Any]) -> None:
+                if basic:
+                    run_jobs(jobs, cwd, self.at_once(settings, len(jobs)))
+                else:
+                    self._launch(jobs)
+
+            results = runner(settings, overrides, compose, execute).run()
         except TPaiNNError as error:
             raise SystemExit(f"{type(error).__name__}: {error}") from error
+        show(results, settings.directory)
+        return results
 
     def _refuse_sweeps(self, overrides: list[str]) -> None:
         """A comma is a sweep to Hydra, and no run could be named after it."""
@@ -140,26 +133,13 @@ class StudySweeper(SectionSweeper):
     section, error = "study", "StudyError"
     sweeps = "a study sweeps over study.n_train, study.seeds, study.rates and study.compare"
 
-    def run(
-        self,
-        section: dict[str, Any],
-        overrides: list[str],
-        compose: Callable[[Sequence[str]], DictConfig],
-        execute: Callable[[Sequence[Any], int | None], None],
-    ) -> Any:
-        """Run the study; see the base class."""
+    def parts(self) -> tuple[Any, Any, Callable[[Any, Path], None]]:
+        """See the base class."""
         from schnetpack_tpainn.study.results import show
         from schnetpack_tpainn.study.settings import StudySettings
         from schnetpack_tpainn.study.study import Study
 
-        settings = StudySettings.read(section)
-
-        def train(jobs: Sequence[Any]) -> None:
-            execute(jobs, settings.parallel)
-
-        results = Study(settings, overrides, compose, train).run()
-        show(results, settings.directory)
-        return results
+        return StudySettings, Study, show
 
 
 class EnsembleSweeper(SectionSweeper):
@@ -168,26 +148,13 @@ class EnsembleSweeper(SectionSweeper):
     section, error = "ensemble", "EnsembleError"
     sweeps = "the members of an ensemble differ by seed and, with ensemble.resampling, by labels"
 
-    def run(
-        self,
-        section: dict[str, Any],
-        overrides: list[str],
-        compose: Callable[[Sequence[str]], DictConfig],
-        execute: Callable[[Sequence[Any], int | None], None],
-    ) -> Any:
-        """Train the ensemble; see the base class."""
+    def parts(self) -> tuple[Any, Any, Callable[[Any, Path], None]]:
+        """See the base class."""
         from schnetpack_tpainn.ensemble.ensemble import Ensemble
         from schnetpack_tpainn.ensemble.results import show
         from schnetpack_tpainn.ensemble.settings import EnsembleSettings
 
-        settings = EnsembleSettings.read(section)
-
-        def train(jobs: Sequence[Any]) -> None:
-            execute(jobs, settings.parallel)
-
-        results = Ensemble(settings, overrides, compose, train).run()
-        show(results, settings.directory)
-        return results
+        return EnsembleSettings, Ensemble, show
 
 
 class LadderSweeper(SectionSweeper):
@@ -196,23 +163,14 @@ class LadderSweeper(SectionSweeper):
     section, error = "ladder", "LadderError"
     sweeps = "a ladder has one run for each of ladder.rungs"
 
-    def run(
-        self,
-        section: dict[str, Any],
-        overrides: list[str],
-        compose: Callable[[Sequence[str]], DictConfig],
-        execute: Callable[[Sequence[Any], int | None], None],
-    ) -> Any:
-        """Climb the ladder; see the base class."""
+    def parts(self) -> tuple[Any, Any, Callable[[Any, Path], None]]:
+        """See the base class."""
         from schnetpack_tpainn.ladder.ladder import Ladder
-        from schnetpack_tpainn.ladder.results import show_results
+        from schnetpack_tpainn.ladder.results import show
         from schnetpack_tpainn.ladder.settings import LadderSettings
 
-        settings = LadderSettings.read(section)
+        return LadderSettings, Ladder, show
 
-        def train(jobs: Sequence[Any]) -> None:
-            execute(jobs, None if len(jobs) > 1 else 1)  # one run alone has all cores
-
-        results = Ladder(settings, overrides, compose, train).run()
-        show_results(results, settings.directory)
-        return results
+    def at_once(self, settings: Any, n_jobs: int) -> int | None:
+        """One run alone has all cores."""
+        return 1 if n_jobs == 1 else None

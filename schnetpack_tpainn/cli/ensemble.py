@@ -1,9 +1,8 @@
 """``tpainn-ensemble``: several networks tuned from one, with calibrated uncertainty."""
 
-import sys
 from collections.abc import Sequence
 
-from schnetpack_tpainn.cli.study import arguments
+from schnetpack_tpainn.cli.study import launch
 from schnetpack_tpainn.errors import EnsembleError
 
 __all__ = ["main"]
@@ -26,22 +25,9 @@ and EnsembleCalculator), ensemble.json, ensemble.md, reliability.png and .pdf, m
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Make the ensemble.
+    """Make an ensemble; exits with a message if something failed.
 
     Args:
         argv: command line; the process's own when None.
-
-    Raises:
-        SystemExit: something failed; its text says what to do.
     """
-    words = list(sys.argv[1:] if argv is None else argv)
-    if {"-h", "--help"} & set(words):
-        print(HELP, end="")
-        return
-    try:
-        sys.argv = ["tpainn-ensemble", *arguments(words, "ensemble", EnsembleError)]
-    except EnsembleError as error:
-        raise SystemExit(f"EnsembleError: {error}") from error
-    from schnetpack.cli import train
-
-    train()
+    launch(argv, "ensemble", HELP, EnsembleError)

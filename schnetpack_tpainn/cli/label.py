@@ -1,7 +1,6 @@
 """``tpainn-label``: energies and forces of any structures with any ASE calculator."""
 
 import argparse
-import hashlib
 import logging
 import sys
 from collections.abc import Sequence
@@ -15,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from schnetpack_tpainn.errors import DataError, LabelError, TPaiNNError
+from schnetpack_tpainn.files import file_sha256
 
 __all__ = ["calculator_node", "main", "read_sources"]
 
@@ -131,7 +131,7 @@ def read_sources(sources: Sequence[str]) -> tuple[list[Atoms], dict[str, str]]:
         except (IndexError, TypeError) as error:
             raise DataError(f"expected FILE@START:STOP:STEP, got {source}: {error}") from error
         frames += chosen if isinstance(chosen, list) else [chosen]
-        hashes[Path(source).name] = hashlib.sha256(file.read_bytes()).hexdigest()
+        hashes[Path(source).name] = file_sha256(file)
     return frames, hashes
 
 

@@ -1,7 +1,6 @@
 """``tpainn-loop``: rounds of select, label and tune."""
 
 import argparse
-import hashlib
 import logging
 import sys
 from collections.abc import Sequence
@@ -17,6 +16,7 @@ from rich.table import Table
 from schnetpack_tpainn.cli.label import calculator_node, read_sources
 from schnetpack_tpainn.cli.select import add_options, read_settings
 from schnetpack_tpainn.errors import SelectionError, TPaiNNError
+from schnetpack_tpainn.files import file_sha256
 
 __all__ = ["main"]
 
@@ -99,10 +99,6 @@ def _steps(overrides: Sequence[str], checkpoint: Path) -> int:
     return steps
 
 
-def _hash(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
 def _loop(arguments: argparse.Namespace, console: Console) -> None:
     selection = read_settings(arguments)
     overrides = list(arguments.overrides)
@@ -133,8 +129,8 @@ def _loop(arguments: argparse.Namespace, console: Console) -> None:
         labeller = Engine(node, arguments.workers, arguments.scheduler)
     identity = {
         "pool": hashes,
-        "labelled": _hash(arguments.labelled),
-        "split": list(sizes) if arguments.split is None else _hash(arguments.split),
+        "labelled": file_sha256(arguments.labelled),
+        "split": list(sizes) if arguments.split is None else file_sha256(arguments.split),
     }
     result = Loop(settings, pool, start, labeller, identity).run()
     console.print(_table(result["rounds"]))

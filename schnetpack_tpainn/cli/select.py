@@ -1,7 +1,6 @@
 """``tpainn-select``: the frames of a pool to label next."""
 
 import argparse
-import hashlib
 import logging
 import sys
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from rich.table import Table
 
 from schnetpack_tpainn.cli.label import read_sources
 from schnetpack_tpainn.errors import DataError, TPaiNNError
-from schnetpack_tpainn.files import write_json
+from schnetpack_tpainn.files import file_sha256, write_json
 
 __all__ = ["add_options", "main", "read_settings"]
 
@@ -129,7 +128,8 @@ def _select(arguments: argparse.Namespace, console: Console) -> None:
     settings = read_settings(arguments)
     if arguments.plot is not None and not arguments.model:
         raise DataError("--plot draws the features of a model, got none; give one with --model")
-    from schnetpack_tpainn.selection.output import check_output, draw_map, write_selection
+    from schnetpack_tpainn.data.structures import write_frames
+    from schnetpack_tpainn.selection.output import check_output, draw_map
     from schnetpack_tpainn.selection.select import METHODS, select
     from schnetpack_tpainn.transfer.figures import save
 
@@ -154,7 +154,7 @@ def _select(arguments: argparse.Namespace, console: Console) -> None:
         "scores": selection.scores,
     }
     write_json(arguments.output.with_suffix(".json"), content)
-    write_selection(arguments.output, selection)
+    write_frames(arguments.output, selection.frames)
     console.print(_table(selection, arguments.method))
     console.print(f"{len(selection.index)} frames: {arguments.output}", soft_wrap=True)
 
@@ -174,7 +174,7 @@ def _points(
 def _hashes(models: Sequence[Path]) -> dict[str, str]:
     from schnetpack_tpainn.selection.evaluate import model_file
 
-    return {str(p): hashlib.sha256(model_file(p).read_bytes()).hexdigest() for p in models}
+    return {str(p): file_sha256(model_file(p)) for p in models}
 
 
 def _table(selection: Any, method: str) -> Table:

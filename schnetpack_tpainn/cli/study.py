@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from schnetpack_tpainn.errors import StudyError, TPaiNNError
 
-__all__ = ["arguments", "main"]
+__all__ = ["arguments", "launch", "main"]
 
 HELP = """\
 tpainn-study experiment=EXPERIMENT [study=STUDY] [study.KEY=VALUE ...] [KEY=VALUE ...]
@@ -55,23 +55,35 @@ def arguments(
     return ["--multirun", f"+{group}={name}", *rest]
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Run the study.
+def launch(argv: Sequence[str] | None, group: str, text: str, error: type[TPaiNNError]) -> None:
+    """Run what a config group describes.
 
     Args:
         argv: command line; the process's own when None.
+        group: the config group, and the command's name without ``tpainn-``.
+        text: its help.
+        error: class of the error.
 
     Raises:
         SystemExit: something failed; its text says what to do.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     if {"-h", "--help"} & set(words):
-        print(HELP, end="")
+        print(text, end="")
         return
     try:
-        sys.argv = ["tpainn-study", *arguments(words)]
-    except StudyError as error:
-        raise SystemExit(f"StudyError: {error}") from error
+        sys.argv = [f"tpainn-{group}", *arguments(words, group, error)]
+    except TPaiNNError as problem:
+        raise SystemExit(f"{type(problem).__name__}: {problem}") from problem
     from schnetpack.cli import train
 
     train()
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run a study; exits with a message if something failed.
+
+    Args:
+        argv: command line; the process's own when None.
+    """
+    launch(argv, "study", HELP, StudyError)

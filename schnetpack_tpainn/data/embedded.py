@@ -1,6 +1,5 @@
 """The DFT data set that comes with the package."""
 
-import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from ase import Atoms
 from schnetpack_tpainn.data.offsets import element_values
 from schnetpack_tpainn.data.store import fingerprint, labelled, write_database
 from schnetpack_tpainn.errors import DataError
+from schnetpack_tpainn.files import file_sha256
 
 __all__ = ["EmbeddedEthanol"]
 
@@ -46,7 +46,7 @@ class EmbeddedEthanol:
                 f"expected the ethanol data at {self.path}, got no file; reinstall "
                 "schnetpack-tpainn, or make it with datasets/ethanol.py"
             )
-        digest = hashlib.sha256(self.path.read_bytes()).hexdigest()
+        digest = file_sha256(self.path)
         self.settings: dict[str, Any] = {"source": "EmbeddedEthanol", "sha256": digest}
 
     def make(self, path: str | Path) -> Path:

@@ -1,6 +1,5 @@
 """Labelled frames from any file that ASE reads."""
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from schnetpack_tpainn.data.store import fingerprint, key_values, labelled, writ
 from schnetpack_tpainn.data.units import unit_factor
 from schnetpack_tpainn.data.versions import software_versions
 from schnetpack_tpainn.errors import DataError
+from schnetpack_tpainn.files import file_sha256
 
 __all__ = ["TrajectoryImport"]
 
@@ -154,7 +154,7 @@ def _paths(files: str | Sequence[str]) -> list[Path]:
 
 
 def _identity(path: Path) -> dict[str, str]:
-    return {"name": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    return {"name": path.name, "sha256": file_sha256(path)}
 
 
 def _find(atoms: Atoms, name: str) -> Any:

@@ -12,7 +12,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import ase.io
 import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator, FileIOCalculator, all_changes
@@ -21,7 +20,7 @@ from hydra.utils import instantiate
 
 from schnetpack_tpainn.data.parallel import map_items, workers
 from schnetpack_tpainn.data.store import FrameStore, fingerprint, key_values, labelled
-from schnetpack_tpainn.data.structures import absolute_files
+from schnetpack_tpainn.data.structures import absolute_files, write_frames
 from schnetpack_tpainn.data.versions import software_versions
 from schnetpack_tpainn.errors import DataError, LabelError
 
@@ -293,6 +292,5 @@ def write_failed(path: Path, frames: Sequence[Atoms], failed: Mapping[int, str])
         atoms.info.update(index=i, error=failed[i])
         kept.append(atoms)
     target = path.with_suffix(".failed.extxyz")
-    temporary = target.with_name(f".{target.name}")
-    ase.io.write(temporary, kept, format="extxyz")
-    return temporary.replace(target)
+    write_frames(target, kept)
+    return target

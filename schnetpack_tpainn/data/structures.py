@@ -1,6 +1,6 @@
 """Start structures from SMILES strings or from files."""
 
-import hashlib
+import io
 import os.path
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +13,7 @@ from hydra.utils import to_absolute_path
 
 from schnetpack_tpainn.data.units import unit_factor
 from schnetpack_tpainn.errors import DataError
+from schnetpack_tpainn.files import file_sha256, write_text
 
 __all__ = [
     "absolute_files",
@@ -21,6 +22,7 @@ __all__ = [
     "read_frames",
     "read_structures",
     "to_angstrom",
+    "write_frames",
 ]
 
 FILES = ("file", "model", "topology")  # arguments of calculators that may name files
@@ -82,7 +84,7 @@ def identity(source: str) -> str:
     path = Path(to_absolute_path(source))
     if not path.is_file():
         return source
-    return f"{path.name}:{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
+    return f"{path.name}:{file_sha256(path)[:16]}"
 
 
 def absolute_files(node: Mapping[str, Any]) -> dict[str, Any]:
@@ -179,3 +181,15 @@ def read_structures(sources: Sequence[str], seed: int = 0) -> list[Atoms]:
         else:
             structures.append(embed_smiles(source, seed))
     return structures
+
+
+def write_frames(path: Path, frames: Sequence[Atoms]) -> None:
+    """Write structures as extended XYZ at once: all of them or nothing.
+
+    Args:
+        path: the file.
+        frames: structures (Å).
+    """
+    buffer = io.StringIO()
+    ase.io.write(buffer, list(frames), format="extxyz")
+    write_text(path, buffer.getvalue())

@@ -1,6 +1,8 @@
 """Split files, and the labels that a teacher may know: their training rows and no others."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ase.db import connect
@@ -8,7 +10,7 @@ from hydra.utils import to_absolute_path
 
 from schnetpack_tpainn.errors import DataError
 
-__all__ = ["PARTS", "existing_file", "read_split", "training_rows"]
+__all__ = ["PARTS", "existing_file", "read_split", "training_rows", "write_split"]
 
 PARTS = ("train_idx", "val_idx", "test_idx")
 
@@ -51,6 +53,19 @@ def read_split(path: Path) -> dict[str, list[int]]:
             f"expected an npz file with {', '.join(PARTS)}, cannot read {path}: {error}; give the "
             "split.npz of a run"
         ) from error
+
+
+def write_split(path: Path, parts: Mapping[str, Sequence[int]]) -> None:
+    """Write a split file at once.
+
+    Args:
+        path: npz file.
+        parts: rows of ``train_idx``, ``val_idx`` and ``test_idx``, from 0.
+    """
+    temporary = path.with_name(f".{path.name}.tmp.npz")
+    arrays: dict[str, Any] = {name: np.array(part, dtype=int) for name, part in parts.items()}
+    np.savez(temporary, **arrays)
+    temporary.replace(path)
 
 
 def training_rows(path: Path, n_train: int | None, labels: Path) -> list[int]:

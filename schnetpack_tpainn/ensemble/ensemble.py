@@ -12,19 +12,18 @@ from omegaconf import OmegaConf
 from schnetpack.data import ASEAtomsData
 
 from schnetpack_tpainn.data.store import fingerprint
-from schnetpack_tpainn.data.training import existing_file, read_split
+from schnetpack_tpainn.data.training import existing_file, read_split, write_split
 from schnetpack_tpainn.data.versions import software_versions
 from schnetpack_tpainn.ensemble.results import (
     PARTS,
     calibrate,
-    file_digest,
     judge,
     markdown,
     read_spreads,
 )
 from schnetpack_tpainn.ensemble.settings import EnsembleSettings
 from schnetpack_tpainn.errors import EnsembleError
-from schnetpack_tpainn.files import claim_directory, write_json, write_text
+from schnetpack_tpainn.files import claim_directory, file_sha256, write_json, write_text
 from schnetpack_tpainn.study.comparison import read_run
 from schnetpack_tpainn.study.jobs import Job
 from schnetpack_tpainn.study.labels import prepare_labels
@@ -100,7 +99,7 @@ class Ensemble:
         }
         place, option = self.s.directory, "ensemble.directory"
         claim_directory(place, settings, "ensemble", option, EnsembleError)
-        self._write_split(parts)
+        write_split(place / SPLIT_NAME, parts)
         jobs = self._jobs(config, checkpoint)
         todo = [job for job in jobs if not job.finished]
         log.info("%d members, %d of them finished before", len(jobs), len(jobs) - len(todo))
@@ -120,13 +119,6 @@ class Ensemble:
             return json.loads(known.read_text("utf-8")).get("checkpoint")
         search = Path(to_absolute_path(str(Path(node.search).expanduser())))
         return str(find_last_run(search, "pretrain"))
-
-    def _write_split(self, parts: Mapping[str, Sequence[int]]) -> None:
-        path = self.s.directory / SPLIT_NAME
-        temporary = path.with_name(f".{path.name}.tmp.npz")
-        arrays: dict[str, Any] = {name: np.array(part, dtype=int) for name, part in parts.items()}
-        np.savez(temporary, **arrays)
-        temporary.replace(path)
 
     def _jobs(self, config: Any, checkpoint: str | None) -> list[Job]:
         words = [*self.overrides, f"data.split_file={self.s.directory / SPLIT_NAME}"]
@@ -162,11 +154,11 @@ class Ensemble:
                     "directory": str(d.relative_to(place)),
                     "seed": report["seeds"][0],
                     "n_train": report["n_train"],
-                    "sha256": {n: file_digest(d / n) for n in (PORTABLE_NAME, *PARTS.values())},
+                    "sha256": {n: file_sha256(d / n) for n in (PORTABLE_NAME, *PARTS.values())},
                 }
                 for d, report in zip(directories, reports, strict=True)
             ],
-            "sha256": file_digest(place / ENSEMBLE_NAME),
+            "sha256": file_sha256(place / ENSEMBLE_NAME),
             "n_val": reports[0]["n_val"],
             "n_test": reports[0]["n_test"],
             "calibration": {

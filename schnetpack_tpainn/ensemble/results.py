@@ -1,6 +1,5 @@
 """Results of an ensemble: the factors, how reliable they are, a table."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +22,6 @@ __all__ = [
     "PARTS",
     "TITLES",
     "calibrate",
-    "file_digest",
     "judge",
     "markdown",
     "read_spreads",
@@ -34,18 +32,6 @@ MEV = 1e3  # meV in an eV
 PARTS = {"validation": "validation_predictions.npz", "test": "test_predictions.npz"}
 TITLES = {"energy": ("energy", "meV"), "forces": ("forces", "meV/Å")}
 COLUMNS = ("", "", "before calibration", "calibrated")
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file.
-
-    Args:
-        path: the file.
-
-    Returns:
-        Its hexadecimal digest.
-    """
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def read_spreads(directories: Sequence[Path], part: str) -> dict[str, Spread]:

@@ -2,14 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from hydra.utils import to_absolute_path
 
 from schnetpack_tpainn.ensemble.calibration import METHODS
-from schnetpack_tpainn.errors import EnsembleError
+from schnetpack_tpainn.errors import EnsembleError, refuse_unknown
 
 __all__ = ["EnsembleSettings"]
 
@@ -48,11 +47,7 @@ class EnsembleSettings:
         Raises:
             EnsembleError: a key is not known, or a value makes no sense.
         """
-        for name in node:
-            if name not in KEYS:
-                near = get_close_matches(str(name), KEYS, n=1)
-                hint = f"; did you mean {near[0]}?" if near else ""
-                raise EnsembleError(f"expected keys of ensemble: {[*KEYS]}, got {name}{hint}")
+        refuse_unknown(node, KEYS, "ensemble", EnsembleError)
         members, parallel = node["members"], node["parallel"]
         if not isinstance(members, int) or members < 2:
             raise EnsembleError(

@@ -1,19 +1,16 @@
 """The frames that a rung labels: chosen from the rung before, or walked to with its model."""
 
-import io
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import ase.io
 import numpy as np
 from ase import Atoms
 
 from schnetpack_tpainn.data.store import fingerprint
-from schnetpack_tpainn.data.structures import identity, read_frames
+from schnetpack_tpainn.data.structures import identity, read_frames, write_frames
 from schnetpack_tpainn.errors import LadderError
-from schnetpack_tpainn.files import write_text
 from schnetpack_tpainn.ladder.settings import Rung, Walk
 from schnetpack_tpainn.md import NVT, MDSettings, TPaiNNCalculator, run_md
 from schnetpack_tpainn.md.guard import ExplosionError, Limits
@@ -61,7 +58,7 @@ def frames_to_label(rung: Rung, pool: Path, before: Path, place: Path, seed: int
     if chosen:
         settings = SelectionSettings(rung.n_frames or 0, rung.select, seed)
         frames = select(frames, settings, [model]).frames
-    _write(made, frames)
+    write_frames(made, frames)
     return made
 
 
@@ -130,9 +127,3 @@ def _trajectory(path: Path, start: Atoms) -> list[Atoms]:
     for frame in frames:
         frame.calc, frame.info = None, dict(kept)
     return frames
-
-
-def _write(path: Path, frames: Sequence[Atoms]) -> None:
-    buffer = io.StringIO()
-    ase.io.write(buffer, list(frames), format="extxyz")
-    write_text(path, buffer.getvalue())

@@ -1,6 +1,5 @@
 """Climb a ladder of teachers: sample, label, train, rung by rung."""
 
-import hashlib
 import json
 import logging
 import statistics
@@ -20,7 +19,7 @@ from schnetpack_tpainn.data.parallel import workers
 from schnetpack_tpainn.data.store import fingerprint
 from schnetpack_tpainn.data.structures import read_frames
 from schnetpack_tpainn.errors import LabelError, LadderError
-from schnetpack_tpainn.files import write_json
+from schnetpack_tpainn.files import file_sha256, write_json
 from schnetpack_tpainn.ladder.results import collect, write_results
 from schnetpack_tpainn.ladder.settings import LadderSettings, Rung
 from schnetpack_tpainn.study.jobs import Job, claim_jobs, validation_interval
@@ -210,7 +209,7 @@ def _node(rung: Rung) -> dict[str, Any]:
 
 def _start(before: Job) -> tuple[str, str]:
     """What a run begins from; the hash tells a model from one that took its place."""
-    digest = hashlib.sha256((before.directory / PORTABLE_NAME).read_bytes()).hexdigest()[:16]
+    digest = file_sha256(before.directory / PORTABLE_NAME)[:16]
     return f"transfer.checkpoint={before.directory}", f"+run.begins_from='{digest}'"
 
 

@@ -12,9 +12,10 @@ from schnetpack_tpainn.ladder.settings import LadderSettings
 from schnetpack_tpainn.study.comparison import read_run
 from schnetpack_tpainn.study.jobs import Job
 from schnetpack_tpainn.transfer.figures import COLOURS, save
-from schnetpack_tpainn.transfer.tables import Table, markdown, show
+from schnetpack_tpainn.transfer.tables import Table, markdown
+from schnetpack_tpainn.transfer.tables import show as show_tables
 
-__all__ = ["RESULTS_NAME", "collect", "show_results", "write_results"]
+__all__ = ["RESULTS_NAME", "collect", "show", "write_results"]
 
 SCHEMA = 1
 RESULTS_NAME = "ladder.json"
@@ -167,12 +168,12 @@ def write_results(directory: Path, results: Mapping[str, Any]) -> None:
     write_json(directory / RESULTS_NAME, results)
 
 
-def show_results(results: Mapping[str, Any], directory: Path) -> None:
+def show(results: Mapping[str, Any], directory: Path) -> None:
     """Print the tables.
 
     Args:
         results: content of ``ladder.json``.
         directory: where the files are.
     """
-    show(tables(results))
+    show_tables(tables(results))
     print(f"report, figure, models: {directory}")

@@ -2,13 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from hydra.utils import to_absolute_path
 
-from schnetpack_tpainn.errors import LadderError
+from schnetpack_tpainn.errors import LadderError, refuse_unknown
 
 __all__ = ["LadderSettings", "Rung", "Walk"]
 
@@ -95,7 +94,7 @@ class LadderSettings:
         Raises:
             LadderError: a key is not known, or a value makes no sense.
         """
-        _refuse_unknown(node, cls, "ladder")
+        refuse_unknown(node, _keys(cls), "ladder", LadderError)
         content = {name: c for name, c in (node.get("rungs") or {}).items() if c is not None}
         if len(content) < 2:
             raise LadderError(f"expected two rungs or more in ladder.rungs, got {[*content]}")
@@ -113,10 +112,10 @@ class LadderSettings:
 
 def _rung(name: str, content: Mapping[str, Any], place: int) -> Rung:
     where = f"ladder.rungs.{name}"
-    _refuse_unknown(content, Rung, where)
+    refuse_unknown(content, _keys(Rung), where, LadderError)
     values = dict(content)
     if (walk := values.get("walk")) is not None:
-        _refuse_unknown(walk, Walk, f"{where}.walk")
+        refuse_unknown(walk, _keys(Walk), f"{where}.walk", LadderError)
         plain: Any = {k: tuple(v) if isinstance(v, list) else v for k, v in walk.items()}
         values["walk"] = Walk(**plain)
         _refuse_small(values["walk"], f"{where}.walk")
@@ -152,10 +151,5 @@ def _refuse_small(walk: Walk, where: str) -> None:
             raise LadderError(f"expected {where}.{key} above 0, got {value}")
 
 
-def _refuse_unknown(content: Mapping[str, Any], kind: type, where: str) -> None:
-    known = [f.name for f in fields(kind) if f.name != "name"]
-    for name in content:
-        if name not in known:
-            near = get_close_matches(str(name), known, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise LadderError(f"expected keys of {where}: {known}, got {name}{hint}")
+def _keys(kind: type) -> list[str]:
+    return [f.name for f in fields(kind) if f.name != "name"]

@@ -1,6 +1,5 @@
 """The ASE calculator of SchNetPack models: a Verlet list, float64 energies, stress, checks."""
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +16,13 @@ from schnetpack.interfaces import SpkCalculator
 from schnetpack.model import AtomisticModel
 
 from schnetpack_tpainn.errors import MDError
+from schnetpack_tpainn.files import file_sha256
 from schnetpack_tpainn.md.converter import SystemConverter, check_structure
 from schnetpack_tpainn.md.memory import MemoryCheck
 from schnetpack_tpainn.md.neighbors import VerletList
 from schnetpack_tpainn.md.potential import Potential, open_potential
 
-__all__ = ["TPaiNNCalculator", "file_sha256"]
+__all__ = ["TPaiNNCalculator"]
 
 
 class TPaiNNCalculator(SpkCalculator):
@@ -180,18 +180,6 @@ class TPaiNNCalculator(SpkCalculator):
                 f"volume, got pbc={atoms.pbc.tolist()}"
             )
         return self.stress_key is not None and bool(atoms.pbc.all())
-
-
-def file_sha256(path: str | Path) -> str:
-    """Digest of a file, for the record.
-
-    Args:
-        path: the file.
-
-    Returns:
-        SHA-256, hexadecimal.
-    """
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def _converter(

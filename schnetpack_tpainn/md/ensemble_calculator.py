@@ -10,7 +10,8 @@ import torch
 from schnetpack.model import AtomisticModel
 
 from schnetpack_tpainn.errors import MDError
-from schnetpack_tpainn.md.calculator import TPaiNNCalculator, file_sha256
+from schnetpack_tpainn.files import file_sha256
+from schnetpack_tpainn.md.calculator import TPaiNNCalculator
 from schnetpack_tpainn.md.potential import Potential, open_potential
 from schnetpack_tpainn.transfer.ensemble import (
     ENSEMBLE_NAME,

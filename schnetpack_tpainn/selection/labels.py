@@ -16,7 +16,7 @@ from schnetpack_tpainn.data.check import check_database
 from schnetpack_tpainn.data.label import label_frames, make_calculator
 from schnetpack_tpainn.data.split import SeededSplit
 from schnetpack_tpainn.data.store import labelled, write_database
-from schnetpack_tpainn.data.training import PARTS, read_split
+from schnetpack_tpainn.data.training import PARTS, read_split, write_split
 from schnetpack_tpainn.data.versions import software_versions
 from schnetpack_tpainn.errors import DataError
 
@@ -78,12 +78,7 @@ class Labels:
         """
         if (folder / LABELS_NAME).exists():
             return
-        temporary = folder / f".{SPLIT_NAME}"
-        parts: dict[str, Any] = {
-            name: np.array(part, int) for name, part in zip(PARTS, self.parts, strict=True)
-        }
-        np.savez(temporary, **parts)
-        temporary.replace(folder / SPLIT_NAME)
+        write_split(folder / SPLIT_NAME, dict(zip(PARTS, self.parts, strict=True)))
         kept = ("level_of_theory", "calculator")
         metadata = {k: self.metadata[k] for k in kept if k in self.metadata}
         metadata |= {"source": "tpainn-loop", "versions": software_versions()}

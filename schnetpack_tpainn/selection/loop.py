@@ -10,6 +10,7 @@ from typing import Any
 from ase import Atoms
 
 from schnetpack_tpainn.data.additive import read_labelled
+from schnetpack_tpainn.data.structures import write_frames
 from schnetpack_tpainn.errors import LabelError, SelectionError
 from schnetpack_tpainn.files import claim_directory, write_json
 from schnetpack_tpainn.selection.labels import (
@@ -19,7 +20,7 @@ from schnetpack_tpainn.selection.labels import (
     Labels,
     refuse_other_level,
 )
-from schnetpack_tpainn.selection.output import read_selection, write_selection
+from schnetpack_tpainn.selection.output import read_selection
 from schnetpack_tpainn.selection.pool import bare, check_frames, find_available
 from schnetpack_tpainn.selection.select import SelectionSettings, select
 from schnetpack_tpainn.study.comparison import read_run
@@ -218,7 +219,7 @@ class Loop:
                     models = self._committee(before, labels)
             known = bare(labels.part(0))
             found = select(self.pool, settings, models, known, self._never(failed))
-            write_selection(path, found)
+            write_frames(path, found.frames)
         return read_selection(path)
 
     def _committee(self, folder: Path, labels: Labels) -> list[Path]:

@@ -1,21 +1,18 @@
 """Write a selection as tpainn-label reads it, and draw it."""
 
-import io
 from pathlib import Path
 from typing import Any
 
-import ase.io
 import numpy as np
 from ase import Atoms
 from matplotlib.figure import Figure
 
 from schnetpack_tpainn.data.structures import read_frames
 from schnetpack_tpainn.errors import DataError
-from schnetpack_tpainn.files import write_text
 from schnetpack_tpainn.selection.select import Selection
 from schnetpack_tpainn.transfer.figures import COLOURS
 
-__all__ = ["check_output", "draw_map", "read_selection", "write_selection"]
+__all__ = ["check_output", "draw_map", "read_selection"]
 
 NUMBERED = 30  # frames that get their number in the map
 
@@ -39,20 +36,8 @@ def check_output(path: Path) -> None:
         raise DataError(f"{path.parent} does not exist: make the folder first")
 
 
-def write_selection(path: Path, selection: Selection) -> None:
-    """Write the chosen frames as extended XYZ: all of them or nothing.
-
-    Args:
-        path: see :func:`check_output`, which it does not call.
-        selection: the frames.
-    """
-    buffer = io.StringIO()
-    ase.io.write(buffer, selection.frames, format="extxyz")
-    write_text(path, buffer.getvalue())
-
-
 def read_selection(path: Path) -> list[Atoms]:
-    """Read what :func:`write_selection` wrote.
+    """Read the frames of a selection.
 
     Args:
         path: the file.

@@ -8,6 +8,7 @@ import numpy as np
 from hydra.utils import instantiate, to_absolute_path
 from schnetpack.data import ASEAtomsData
 
+from schnetpack_tpainn.data.training import write_split
 from schnetpack_tpainn.errors import StudyError
 from schnetpack_tpainn.study.settings import StudySettings
 
@@ -85,6 +86,4 @@ def _write(path: Path, parts: Mapping[str, Any]) -> None:
                     "study.test_seed; restore them, or choose another study.directory"
                 )
         return
-    temporary = path.with_name(f".{path.name}")
-    np.savez(temporary, **parts)
-    temporary.replace(path)
+    write_split(path, parts)

@@ -2,13 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from hydra.utils import to_absolute_path
 
-from schnetpack_tpainn.errors import StudyError
+from schnetpack_tpainn.errors import StudyError, refuse_unknown
 
 __all__ = ["METRICS", "PLACEHOLDERS", "Branch", "StudySettings"]
 
@@ -113,7 +112,7 @@ class StudySettings:
         Raises:
             StudyError: a key is not known, or a value makes no sense.
         """
-        _refuse_unknown(node.keys(), KEYS, "study")
+        refuse_unknown(node, KEYS, "study", StudyError)
         n_train = tuple(sorted({int(n) for n in _list(node, "n_train")}))
         if n_train[0] < 1:
             raise StudyError(f"expected study.n_train of at least 1, got {n_train[0]}")
@@ -131,7 +130,7 @@ class StudySettings:
             raise StudyError(f"expected study.metric energy or forces, got {node['metric']!r}")
         stages, defined = _branches(node, "stages"), _branches(node, "strategies")
         names = list(dict.fromkeys(node["compare"]))
-        _refuse_unknown(names, defined, "study.strategies")
+        refuse_unknown(names, defined, "study.strategies", StudyError)
         if len(names) < 2 or node["reference"] not in names:
             raise StudyError(
                 "expected study.compare to name two strategies or more, the reference "
@@ -191,23 +190,13 @@ def _seeds(node: Mapping[str, Any], n_train: tuple[int, ...]) -> dict[int, tuple
     return found
 
 
-def _refuse_unknown(names: Any, known: Any, what: str) -> None:
-    for name in names:
-        if name not in known:
-            near = get_close_matches(str(name), map(str, known), n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
-            raise StudyError(
-                f"expected keys of {what}: {sorted(map(str, known))}, got {name}{hint}"
-            )
-
-
 def _branches(node: Mapping[str, Any], key: str) -> dict[str, Branch]:
     """Stages or strategies; an entry that is null is left out, so that overrides can drop one."""
     found = {}
     for name, content in (node[key] or {}).items():
         if content is None:
             continue
-        _refuse_unknown(content.keys(), {"checkpoint", "overrides"}, f"study.{key}.{name}")
+        refuse_unknown(content, ("checkpoint", "overrides"), f"study.{key}.{name}", StudyError)
         overrides = tuple(str(o) for o in content.get("overrides") or ())
         found[str(name)] = Branch(str(name), overrides, content.get("checkpoint"))
     return found
