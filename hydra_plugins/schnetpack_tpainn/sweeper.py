@@ -53,10 +53,6 @@ class SectionSweeper(Sweeper):
     def parts(self) -> tuple[Any, Any, Callable[[Any, Path], None]]:
         """What the section is read by, what runs it, and what shows its results."""
 
-    def at_once(self, settings: Any, n_jobs: int) -> int | None:
-        """How many of so many jobs run at once on this machine; None: one per core."""
-        return settings.parallel
-
     def sweep(self, arguments: list[str]) -> Any:
         """Run all.
 
@@ -91,7 +87,7 @@ class SectionSweeper(Sweeper):
 
             def execute(jobs: Sequence[Any]) -> None:
                 if basic:
-                    run_jobs(jobs, cwd, self.at_once(settings, len(jobs)))
+                    run_jobs(jobs, cwd, settings.parallel)
                 else:
                     self._launch(jobs)
 
@@ -170,7 +166,3 @@ class LadderSweeper(SectionSweeper):
         from schnetpack_tpainn.ladder.settings import LadderSettings
 
         return LadderSettings, Ladder, show
-
-    def at_once(self, settings: Any, n_jobs: int) -> int | None:
-        """One run alone has all cores."""
-        return 1 if n_jobs == 1 else None

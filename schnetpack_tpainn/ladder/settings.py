@@ -74,12 +74,14 @@ class LadderSettings:
         tune: overrides of a tuning that is run from every rung, to say what each is worth; None
             for none.
         seed: of choices and dynamics.
+        parallel: tunings at once on this machine; None: one per core.
     """
 
     directory: Path
     rungs: tuple[Rung, ...]
     tune: tuple[str, ...] | None = None
     seed: int = 0
+    parallel: int | None = None
 
     @classmethod
     def read(cls, node: Mapping[str, Any]) -> "LadderSettings":
@@ -102,11 +104,15 @@ class LadderSettings:
         tune = node.get("tune")
         if tune is not None and not any(str(o).startswith("experiment=") for o in tune):
             raise LadderError(f"expected ladder.tune to name an experiment=, got {tune}")
+        parallel = node.get("parallel")
+        if parallel is not None and (not isinstance(parallel, int) or parallel < 1):
+            raise LadderError(f"expected ladder.parallel of 1 or more, or null, got {parallel}")
         return cls(
             directory=Path(to_absolute_path(str(Path(node["directory"]).expanduser()))),
             rungs=rungs,
             tune=None if tune is None else tuple(map(str, tune)),
             seed=int(node.get("seed") or 0),
+            parallel=parallel,
         )
 
 

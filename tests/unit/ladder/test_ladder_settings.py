@@ -64,6 +64,7 @@ def put(node: dict[str, Any], path: str, value: object) -> None:
         ("rungs/xtb/max_failed", 1.0, "max_failed from 0 to below 1"),
         ("rungs/xtb/walk", {"duration": 1}, "got duration; did you mean duration_ps"),
         ("rungs/xtb/walk", {"temperatures_k": []}, "temperatures_k above 0"),
+        ("parallel", 0, "parallel of 1 or more"),
         ("tune", ["globals.lr=1"], "tune to name an experiment="),
     ],
 )
