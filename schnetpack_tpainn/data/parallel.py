@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import (
     BrokenExecutor,
@@ -12,15 +13,16 @@ from concurrent.futures import (
     as_completed,
 )
 from contextlib import contextmanager
-from multiprocessing.process import BaseProcess
+from functools import cache
 from typing import Any
 
 from tqdm import tqdm
 
 from schnetpack_tpainn.errors import LabelError
 
-__all__ = ["map_items", "n_cores", "workers"]
+__all__ = ["end_with_parent", "map_items", "n_cores", "workers"]
 
+POLL_SECONDS = 1.0
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -44,15 +46,15 @@ def _restore(environment: Mapping[str, str | None]) -> None:
             os.environ[name] = value
 
 
-def _end_with_parent() -> None:
-    """Let this worker process end when the process that started it does, even by SIGKILL."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        threading.Thread(target=_exit_after, args=(parent,), daemon=True).start()
+@cache
+def end_with_parent() -> None:
+    """Let this process end when the one that started it does, even by SIGKILL."""
+    threading.Thread(target=_exit_after, args=(os.getppid(),), daemon=True).start()
 
 
-def _exit_after(parent: BaseProcess) -> None:
-    parent.join()
+def _exit_after(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(POLL_SECONDS)
     os._exit(1)
 
 
@@ -82,7 +84,7 @@ def workers(n_workers: int | None = None, scheduler: str | None = None) -> Itera
                 multiprocessing.set_start_method("spawn", force=True)
             context = multiprocessing.get_context("spawn")
             n = n_workers or n_cores()
-            with ProcessPoolExecutor(n, context, initializer=_end_with_parent) as pool:
+            with ProcessPoolExecutor(n, context, initializer=end_with_parent) as pool:
                 yield pool
         finally:
             _restore(before)

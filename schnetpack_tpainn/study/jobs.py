@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from schnetpack_tpainn.data.parallel import n_cores
+from schnetpack_tpainn.data.parallel import end_with_parent, n_cores
 from schnetpack_tpainn.errors import TPaiNNError
 from schnetpack_tpainn.files import write_json
 from schnetpack_tpainn.transfer.runs import REPORT_NAME
@@ -112,16 +111,10 @@ def validation_interval(steps: int, parts: int) -> int:
 
 def train() -> None:
     """SchNetPack's training, which ends when the process that started it does, even by SIGKILL."""
-    threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
+    end_with_parent()
     from schnetpack.cli import train
 
     train()
-
-
-def _end_with_parent(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(POLL_SECONDS)
-    os._exit(1)
 
 
 def _run(job: Job, threads: int, cwd: Path, processes: list[subprocess.Popen]) -> None:

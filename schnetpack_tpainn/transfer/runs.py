@@ -1,15 +1,18 @@
 """Run directories: find the last finished run, and refuse to write over one."""
 
 import json
+import multiprocessing
 from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from hydra.utils import instantiate, to_absolute_path
 from omegaconf import DictConfig, OmegaConf
 
+from schnetpack_tpainn.data.parallel import end_with_parent
 from schnetpack_tpainn.errors import CheckpointError, TPaiNNError, TransferError
 from schnetpack_tpainn.transfer.keys import check_config
 
@@ -23,6 +26,7 @@ __all__ = [
 ]
 
 REPORT_NAME = "report.json"
+CONFIG_NAME = "config.yaml"  # what SchNetPack writes
 SECTIONS = ("data", "model", "task", "transfer", "globals", "seed", "trainer.max_steps")
 
 
@@ -122,7 +126,7 @@ def check_run_directory(directory: str | Path, config: DictConfig) -> None:
         raise TPaiNNError(
             f"{directory} holds a finished run and is not written over; choose another run.id"
         )
-    stored = directory / "config.yaml"
+    stored = directory / CONFIG_NAME
     if not stored.exists():
         raise TPaiNNError(
             f"expected a new directory or an unfinished run, got {directory} with other files; "
@@ -159,17 +163,40 @@ class Preflight(Callback):
             SystemExit: a check failed; its text says what was expected, got, and what to do.
         """
         HydraConfig.instance().set_config(config)  # for the resolver `hydra:`, set later otherwise
-        try:
-            check_run_directory(config.hydra.run.dir, config)
-            check_budget(config)
-            scratch = OmegaConf.select(config, "callbacks.report.scratch")
-            if scratch is not None:
-                read_scratch_run(Path(to_absolute_path(str(Path(scratch).expanduser()))))
-            if OmegaConf.select(config, "transfer._target_") is not None:
-                check_config(config)
-                instantiate(config.transfer).check(lambda: instantiate(config.model))
-        except (TPaiNNError, InstantiationException) as error:
-            cause = error if isinstance(error, TPaiNNError) else error.__cause__
-            if not isinstance(cause, TPaiNNError):
-                raise
-            raise SystemExit(f"{type(cause).__name__}: {cause}") from error
+        _check(config, config.hydra.run.dir)
+
+    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """The same for each run of several, and end a launcher's process with the program's.
+
+        Args:
+            config: the whole configuration, Hydra's included.
+            **kwargs: unused.
+
+        Raises:
+            SystemExit: as above.
+        """
+        if config.hydra.mode != RunMode.MULTIRUN:
+            return
+        if multiprocessing.parent_process() is not None:  # of joblib
+            end_with_parent()
+        directory = Path(config.hydra.runtime.output_dir)
+        begun = any((directory / name).exists() for name in (REPORT_NAME, CONFIG_NAME))
+        _check(config, directory if begun else None)  # Hydra has made it
+
+
+def _check(config: DictConfig, directory: str | Path | None) -> None:
+    try:
+        if directory is not None:
+            check_run_directory(directory, config)
+        check_budget(config)
+        scratch = OmegaConf.select(config, "callbacks.report.scratch")
+        if scratch is not None:
+            read_scratch_run(Path(to_absolute_path(str(Path(scratch).expanduser()))))
+        if OmegaConf.select(config, "transfer._target_") is not None:
+            check_config(config)
+            instantiate(config.transfer).check(lambda: instantiate(config.model))
+    except (TPaiNNError, InstantiationException) as error:
+        cause = error if isinstance(error, TPaiNNError) else error.__cause__
+        if not isinstance(cause, TPaiNNError):
+            raise
+        raise SystemExit(f"{type(cause).__name__}: {cause}") from error

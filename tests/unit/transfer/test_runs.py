@@ -5,10 +5,16 @@ import os
 from pathlib import Path
 
 import pytest
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from schnetpack_tpainn.errors import CheckpointError, TPaiNNError
-from schnetpack_tpainn.transfer.runs import check_budget, check_run_directory, find_last_run
+from schnetpack_tpainn.transfer.runs import (
+    Preflight,
+    check_budget,
+    check_run_directory,
+    find_last_run,
+)
 
 CONFIG = OmegaConf.create(
     {"seed": 1, "model": {"x": 1}, "data": {"y": "${seed}"}, "run": {"id": 3}}
@@ -70,3 +76,21 @@ def test_finished_and_foreign_directories_are_refused(tmp_path: Path) -> None:
     (foreign / "thesis.tex").write_text("years of work")
     with pytest.raises(TPaiNNError, match="other files"):
         check_run_directory(foreign, CONFIG)
+
+
+def test_runs_of_a_sweep_are_checked_when_they_begin(tmp_path: Path) -> None:
+    def job(mode: RunMode, steps: int) -> DictConfig:
+        runtime = {"mode": mode, "runtime": {"output_dir": str(tmp_path)}}
+        trainer = {"max_steps": steps, "val_check_interval": 100, "check_val_every_n_epoch": None}
+        return OmegaConf.create({"hydra": runtime, "trainer": trainer})
+
+    (tmp_path / "cli.log").touch()  # Hydra's
+    Preflight().on_job_start(job(RunMode.MULTIRUN, 200))
+    with pytest.raises(SystemExit, match=r"multiple of .* got 250 and 100"):
+        Preflight().on_job_start(job(RunMode.MULTIRUN, 250))
+    report(tmp_path / "run", "pretrain", 100).joinpath("report.json").rename(
+        tmp_path / "report.json"
+    )
+    with pytest.raises(SystemExit, match="finished run and is not written over"):
+        Preflight().on_job_start(job(RunMode.MULTIRUN, 200))
+    Preflight().on_job_start(job(RunMode.RUN, 200))  # checked before its directory was made
