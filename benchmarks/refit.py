@@ -2,10 +2,11 @@
 
     python benchmarks/refit.py --output docs/benchmarks/refit.json
     python benchmarks/refit.py --train ethanol_train.extxyz --test ethanol_test.extxyz
+    python benchmarks/refit.py --teacher GFN2-xTB
 
 Without files: the shipped ethanol. For every number of labels and seed, the labels are drawn from
-the training frames; errors are those on the same test frames, for MMFF94 with a constant added that
-the labels give, and refitted. Needs the extra molecules.
+the training frames; errors are those on the same test frames, for the teacher with a constant added
+that the labels give, and refitted. Needs the extra molecules, or xtb.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from typing import Any
 import ase.io
 import numpy as np
 from ase import Atoms
+from ase.calculators.calculator import Calculator
 
 from schnetpack_tpainn.data import EmbeddedEthanol
 from schnetpack_tpainn.data.additive import read_labelled
@@ -37,9 +39,18 @@ def shipped() -> tuple[list[Atoms], list[Atoms]]:
     return parts[0], parts[1]
 
 
-def lacking(frames: list[Atoms]) -> list[tuple[Atoms, float, np.ndarray]]:
-    """Structures, and what MMFF94 lacks of their labels in eV and eV/Å."""
-    engine, found = RDKitForceField(), []
+def engine_of(teacher: str) -> Calculator:
+    """The teacher as a calculator."""
+    if teacher == "MMFF94":
+        return RDKitForceField()
+    from tblite.ase import TBLite
+
+    return TBLite(method=teacher, verbosity=0)
+
+
+def lacking(frames: list[Atoms], teacher: str) -> list[tuple[Atoms, float, np.ndarray]]:
+    """Structures, and what the teacher lacks of their labels in eV and eV/Å."""
+    engine, found = engine_of(teacher), []
     for atoms in frames:
         bare = Atoms(atoms.numbers, atoms.positions)
         taught = compute_label(bare, engine)
@@ -89,6 +100,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
+    parser.add_argument("--teacher", default="MMFF94", choices=["MMFF94", "GFN1-xTB", "GFN2-xTB"])
     parser.add_argument("--train", type=Path, help="frames with labels in eV and Å; with --test")
     parser.add_argument("--test", type=Path, help="the same, to test on")
     parser.add_argument("--n-test", type=int, default=500, help="the first so many test frames")
@@ -100,13 +112,13 @@ def main() -> None:
     if (s.train is None) != (s.test is None):
         parser.error("expected --train and --test, got one of them")
     pool, tests = shipped() if s.train is None else (ase.io.read(f, ":") for f in (s.train, s.test))
-    train, test = lacking(pool), lacking(tests[: s.n_test])
+    train, test = lacking(pool, s.teacher), lacking(tests[: s.n_test], s.teacher)
     plain = MEV * float(np.abs(np.concatenate([f.ravel() for _, _, f in test])).mean())
     rows = {n: [measure(s, train, test, n, seed) for seed in s.seeds] for n in s.n_train}
     if s.output:
-        settings = {"seeds": s.seeds, "radii": s.radii, "n_test": len(test)}
+        settings = {"teacher": s.teacher, "seeds": s.seeds, "radii": s.radii, "n_test": len(test)}
         write_json(s.output, {**settings, "forces_before": plain, "n_train": rows})
-    print("| N | MMFF94, energy | refitted | MMFF94, forces | refitted | expected | fit, s |")
+    print(f"| N | {s.teacher}, energy | refitted | forces | refitted | expected | fit, s |")
     print("|---:|" + "---:|" * 6)
     for n, found in rows.items():
         mean = {key: float(np.mean([row[key] for row in found])) for key in found[0]}
