@@ -5,6 +5,7 @@ from difflib import get_close_matches
 from typing import Any
 
 __all__ = [
+    "AnalysisError",
     "CheckpointError",
     "DataError",
     "EnsembleError",
@@ -21,6 +22,10 @@ __all__ = [
 
 class TPaiNNError(Exception):
     """Base class of the errors that bad input gets."""
+
+
+class AnalysisError(TPaiNNError):
+    """A trajectory does not allow what an analysis asks of it."""
 
 
 class DataError(TPaiNNError):

@@ -90,6 +90,9 @@ class Molecules:
     Attributes:
         numbers: atomic numbers, shape (N,).
         bonds: bonded atoms, shape (B, 2).
+        part: molecule of every atom, shape (N,).
+        levels: known and next atoms of every step outwards from each molecule's first atom.
+        longest_ang: length in Å at which a bond counts as broken, shape (B,).
     """
 
     numbers: np.ndarray
@@ -100,12 +103,11 @@ class Molecules:
         i, j = self.bonds.T
         graph = coo_array((np.ones(len(i)), (i, j)), shape=(n, n))
         self.part = connected_components(graph, directed=False)[1]  # (N,)
-        self._levels = self._walk()
+        self.levels = self._walk()
         radii = covalent_radii[self.numbers]
-        self._longest = STRETCH * (radii[i] + radii[j])  # Å, (B,)
+        self.longest_ang = STRETCH * (radii[i] + radii[j])  # Å, (B,)
 
     def _walk(self) -> list[tuple[np.ndarray, np.ndarray]]:
-        """Known and next atoms of every step outwards from each molecule's first atom."""
         known = np.zeros(len(self.numbers), dtype=bool)
         known[np.unique(self.part, return_index=True)[1]] = True
         both = np.concatenate([self.bonds, self.bonds[:, ::-1]])
@@ -131,12 +133,12 @@ class Molecules:
         """
         self._check_order(atoms)
         positions = atoms.get_positions()
-        for here, there in self._levels:
+        for here, there in self.levels:
             steps = positions[there] - positions[here]
             positions[there] = positions[here] + find_mic(steps, atoms.cell, atoms.pbc)[0]
         i, j = self.bonds.T
         lengths = np.linalg.norm(positions[i] - positions[j], axis=1)
-        broken = np.flatnonzero(~(lengths < self._longest))
+        broken = np.flatnonzero(~(lengths < self.longest_ang))
         if len(broken):
             symbols = atoms.symbols
             few = ", ".join(

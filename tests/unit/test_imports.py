@@ -19,11 +19,12 @@ MAY_IMPORT = {
     "data": set(),
     "transfer": {"data"},
     "md": {"data", "transfer"},
+    "analysis": {"data", "md"},
     "study": {"data", "transfer"},
     "ensemble": {"data", "transfer", "study"},
     "selection": {"data", "transfer", "md", "study"},
     "ladder": {"data", "transfer", "md", "study", "selection"},
-    "cli": {"data", "transfer", "md", "study", "ensemble", "selection"},
+    "cli": {"data", "transfer", "md", "analysis", "study", "ensemble", "selection"},
     "testing": set(),
 }
 
