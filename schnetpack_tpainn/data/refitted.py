@@ -71,6 +71,7 @@ class RefittedData:
         radii: how many bonds away the types of atoms look; coefficients of several radii add up.
         folds: folds of the cross-validation; when None at most ten, each label alone if there are
             fewer.
+        rows: places of the labels that may be used, in place of ``split_file``.
 
     Raises:
         DataError: a file is absent or holds something else, a setting is out of range, there are
@@ -81,14 +82,21 @@ class RefittedData:
         self,
         frames: str,
         labels: str,
-        split_file: str,
+        split_file: str | None = None,
         n_train: int | None = None,
         calculator: Mapping[str, Any] | None = None,
         radii: Sequence[int] = (0, 1),
         folds: int | None = None,
+        rows: Sequence[int] | None = None,
     ) -> None:
         self.frames, self.labels = existing_file(frames), existing_file(labels)
-        self.used = training_rows(existing_file(split_file), n_train, self.labels)
+        if (rows is None) == (split_file is None):
+            raise DataError("expected data.source.split_file or rows, got both or none; name one")
+        self.used = (
+            training_rows(existing_file(split_file), n_train, self.labels)
+            if split_file is not None
+            else sorted({int(row) for row in rows or ()})
+        )
         self.radii, self.folds = check_settings(radii, folds, len(self.used))
         with connect(str(self.frames), use_lock_file=False) as db:
             n_frames, metadata = db.count(), db.metadata

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from ase.data import chemical_symbols
+from schnetpack.data.loader import _atoms_collate_fn
 from schnetpack.transform import RemoveOffsets
 
 from schnetpack_tpainn.data.cache import SampleCache
@@ -17,7 +18,7 @@ from schnetpack_tpainn.data.offsets import fit_offsets
 from schnetpack_tpainn.errors import TransferError
 from schnetpack_tpainn.transfer.context import TransferRecord
 
-__all__ = ["force_field_frames", "pretraining_frames"]
+__all__ = ["draw", "force_field_frames", "known_frames", "pretraining_frames"]
 
 
 def force_field_frames(
@@ -81,6 +82,32 @@ def force_field_frames(
     return dataset
 
 
+def known_frames(record: TransferRecord) -> Path:
+    """Database of the frames that the model was pretrained on.
+
+    Args:
+        record: what the transfer did.
+
+    Returns:
+        Its path.
+
+    Raises:
+        TransferError: it is not known or not there.
+    """
+    if record.frames is None:
+        raise TransferError(
+            "expected the database of the pretraining frames, the checkpoint does not say where "
+            "it is; give its path as transfer.frames"
+        )
+    path = Path(record.frames)
+    if not path.is_file():
+        raise TransferError(
+            f"expected the database of the pretraining frames at {path}, got no such file; give "
+            "its path as transfer.frames"
+        )
+    return path
+
+
 def pretraining_frames(
     record: TransferRecord,
     datamodule: Any,
@@ -103,18 +130,28 @@ def pretraining_frames(
     Raises:
         TransferError: their database is not known or not there, or holds other elements.
     """
-    if record.frames is None:
-        raise TransferError(
-            "expected the database of the pretraining frames, the checkpoint does not say where "
-            "it is; give its path as transfer.frames"
-        )
-    path = Path(record.frames)
-    if not path.is_file():
-        raise TransferError(
-            f"expected the database of the pretraining frames at {path}, got no such file; give "
-            "its path as transfer.frames"
-        )
+    path = known_frames(record)
     elements = record.pretrained.get("elements")
     return force_field_frames(
         path, datamodule, n_frames, seed, elements=elements, with_forces=with_forces
     )
+
+
+def draw(datasets: Sequence[CachedAtomsData], n: int, *key: int) -> dict[str, torch.Tensor]:
+    """Frames for one training step.
+
+    Args:
+        datasets: what to draw from.
+        n: number of frames.
+        *key: what alone decides which; with seed, step and process a resumed run goes on as before.
+
+    Returns:
+        SchNetPack's batch.
+    """
+    total = sum(map(len, datasets))
+    drawn = np.random.default_rng(key).choice(total, n, replace=n > total)
+    samples = []
+    for frames in datasets:
+        samples += frames.samples(drawn[(drawn >= 0) & (drawn < len(frames))].tolist())
+        drawn = drawn - len(frames)
+    return _atoms_collate_fn(samples)

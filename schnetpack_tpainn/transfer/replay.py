@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import fasteners
-import numpy as np
 import schnetpack.properties as properties
 import torch
 from schnetpack import AtomisticTask
-from schnetpack.data.loader import _atoms_collate_fn
 from schnetpack.nn import scatter_add
 from torch import Tensor, nn
 
@@ -20,7 +18,7 @@ from schnetpack_tpainn.data.dataset import CachedAtomsData
 from schnetpack_tpainn.data.shortrange import KINDS, make_short_range
 from schnetpack_tpainn.errors import TransferError
 from schnetpack_tpainn.transfer.context import TransferRecord
-from schnetpack_tpainn.transfer.frames import force_field_frames, pretraining_frames
+from schnetpack_tpainn.transfer.frames import draw, force_field_frames, pretraining_frames
 from schnetpack_tpainn.transfer.lora import merged
 from schnetpack_tpainn.transfer.part import Part
 from schnetpack_tpainn.transfer.pretrained import load_pretrained
@@ -237,7 +235,8 @@ class Replay(Part):
             The sum.
         """
         n = max(1, round(self.ratio * len(batch[properties.n_atoms])))
-        frames = self._draw(n, task.trainer.fit_loop.total_batch_idx, task.global_rank)
+        step = task.trainer.fit_loop.total_batch_idx
+        frames = draw(self._frames, n, self.seed, step, task.global_rank)
         frames = {key: value.to(task.device) for key, value in frames.items()}
         with _output_modules(task.model, self.head):
             results = task.predict_without_postprocessing(dict(frames))
@@ -265,17 +264,6 @@ class Replay(Part):
             task: the task.
         """
         task.record.parts["replay"]["share"] = (self.share[0] / self.share[1]).item()
-
-    def _draw(self, n: int, batch_idx: int, rank: int) -> dict[str, Tensor]:
-        """Frames that depend on seed, step and process alone, so that a resumed run goes on."""
-        total = sum(len(frames) for frames in self._frames)
-        rng = np.random.default_rng([self.seed, batch_idx, rank])
-        drawn = rng.choice(total, n, replace=n > total)
-        samples = []
-        for frames in self._frames:
-            samples += frames.samples(drawn[(drawn >= 0) & (drawn < len(frames))].tolist())
-            drawn = drawn - len(frames)
-        return _atoms_collate_fn(samples)
 
     def _scale(self, frames: dict[str, Tensor], forces_key: str) -> Tensor:
         """Factor on each frame's energy and forces, shape (B,)."""

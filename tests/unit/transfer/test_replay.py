@@ -12,6 +12,7 @@ from methanol import UFF, make_frames
 
 from schnetpack_tpainn.data.rdkit import RDKitForceField
 from schnetpack_tpainn.errors import TransferError
+from schnetpack_tpainn.transfer.frames import draw
 from schnetpack_tpainn.transfer.pretrained import load_pretrained
 from schnetpack_tpainn.transfer.replay import Replay
 from tests.fits import Fit, fit, make_labels, make_task, save_pretrained, strategy
@@ -71,7 +72,7 @@ def test_the_share_of_the_loss_follows_weight_and_ratio(replayed: Replayed) -> N
     drawn = []
     for ratio in (0.25, 2.0):
         part = replayed("schnet", ratio=ratio, **STORED).task.parts[0]
-        drawn.append(len(part._draw(round(8 * ratio), 0, 0)["_n_atoms"]))
+        drawn.append(len(draw(part._frames, round(8 * ratio), 0)["_n_atoms"]))
     assert drawn == [2, 16]
     one, other = (replayed("schnet", ratio=r, **STORED) for r in (0.25, 2.0))
     assert share(one) != share(other)
@@ -135,7 +136,7 @@ def test_kinds_are_made_once_and_labelled_by_the_force_field(
     offsets = next(t.atomref for t in stored.transforms if hasattr(t, "atomref"))
     expected = energy - offsets[rows[0].numbers].sum().item()
     assert made[0]["energy"].item() == pytest.approx(expected, abs=1e-4)
-    drawn = part._draw(30, 3, 0)["_n_atoms"]
+    drawn = draw(part._frames, 30, 3)["_n_atoms"]
     assert {6, 12} == set(drawn.tolist())
 
 
@@ -143,7 +144,7 @@ def test_what_is_drawn_depends_on_seed_step_and_process(replayed: Replayed) -> N
     part = replayed("schnet", **STORED).task.parts[0]
 
     def drawn(step: int, rank: int) -> list[int]:
-        return part._draw(6, step, rank)["_idx"].flatten().tolist()
+        return draw(part._frames, 6, 0, step, rank)["_idx"].flatten().tolist()
 
     assert drawn(1, 0) == drawn(1, 0)
     assert len(set(drawn(1, 0))) == 6

@@ -1,0 +1,161 @@
+"""Frames of the last teacher, refitted to the labels of the run, beside the labels."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import fasteners
+import schnetpack.properties as properties
+from schnetpack import AtomisticTask
+from torch import Tensor
+
+from schnetpack_tpainn.data.dataset import CachedAtomsData
+from schnetpack_tpainn.data.refitted import RefittedData
+from schnetpack_tpainn.errors import TransferError
+from schnetpack_tpainn.transfer.context import TransferRecord
+from schnetpack_tpainn.transfer.frames import draw, force_field_frames, known_frames
+from schnetpack_tpainn.transfer.part import Part
+
+__all__ = ["RefittedReplay"]
+
+log = logging.getLogger(__name__)
+
+FILE = "refit.db"
+
+
+class RefittedReplay(Part):
+    r"""Trains on frames of the pretraining whose labels are corrected towards the run's labels.
+
+    Before the first step what the teacher lacks of the training labels is fitted in closed form
+    (:class:`~schnetpack_tpainn.data.refitted.RefittedData`) and added to its frames. They are then
+    nearly DFT frames: in every step ``ratio`` of them per labelled frame go through the same
+    network and head, and the task's own loss on them is added with a ``weight``. No label but
+    those of the training frames is used.
+
+    .. code-block:: yaml
+
+        transfer:
+          replay:
+            _target_: schnetpack_tpainn.transfer.refitted.RefittedReplay
+            _recursive_: false
+            _convert_: all
+            weight: 0.3
+
+    Args:
+        ratio: refitted frames per labelled frame.
+        weight: factor on their loss.
+        n_frames: number of different frames; all of the pretraining when None.
+        calculator: Hydra node of the teacher; None: what labelled the pretraining frames.
+        radii: how many bonds away the types of atoms look, see ``RefittedData``.
+        folds: folds of the cross-validation, likewise.
+        directory: where ``refit.db`` goes; the run directory by default.
+        seed: seed of all that is drawn.
+
+    Raises:
+        TransferError: a number is not positive.
+    """
+
+    def __init__(
+        self,
+        ratio: float = 1.0,
+        weight: float = 0.3,
+        n_frames: int | None = None,
+        calculator: Mapping[str, Any] | None = None,
+        radii: Sequence[int] = (0, 1),
+        folds: int | None = None,
+        directory: str = ".",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        for name, value in {"ratio": ratio, "weight": weight}.items():
+            if not value > 0:
+                raise TransferError(
+                    f"expected transfer.replay.{name} above 0, got {value}; to tune without "
+                    "refitted frames, set transfer/replay=null"
+                )
+        self.ratio, self.weight, self.n_frames = ratio, weight, n_frames
+        self.calculator, self.radii, self.folds = calculator, radii, folds
+        self.directory = Path(directory)
+        self.seed = seed
+        self._frames: list[CachedAtomsData] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        """State without the frames, for a pickle of the task."""
+        return {**self.__dict__, "_frames": []}
+
+    def prepare(self, model: Any) -> None:
+        """Look at the model.
+
+        Args:
+            model: SchNetPack model.
+
+        Raises:
+            TransferError: it predicts no forces.
+        """
+        if properties.R not in model.required_derivatives:
+            raise TransferError(
+                "transfer/replay=refitted: expected labels with forces and a model that predicts "
+                "them, got energies alone (globals.forces_key=null), which do not determine a "
+                "force field: use data/source=tpainn_increments, and set transfer/replay=null"
+            )
+
+    def open(self, task: AtomisticTask, record: TransferRecord) -> None:
+        """Refit the frames, or find them in the run directory.
+
+        Args:
+            task: the task.
+            record: what the transfer did.
+
+        Raises:
+            DataError: there are too few labels, or the teacher or its frames do not fit them.
+            TransferError: the frames are not known or not there.
+        """
+        datamodule = task.trainer.datamodule
+        path = self.directory / FILE
+        with fasteners.InterProcessLock(path.with_name(f".{FILE}.lock")):  # one process works
+            if not path.exists():
+                RefittedData(
+                    str(known_frames(record)),
+                    str(datamodule.datapath),
+                    calculator=self.calculator,
+                    radii=self.radii,
+                    folds=self.folds,
+                    rows=datamodule.train_idx,
+                ).make(path)
+        frames = force_field_frames(
+            path, datamodule, self.n_frames, self.seed, transforms=datamodule.train_transforms
+        )
+        self._frames = [frames]
+        refit = dict(frames.metadata["refit"])
+        record.parts["replay"] = {
+            "ratio": self.ratio,
+            "weight": self.weight,
+            "n_frames": {"refitted": len(frames)},
+            "refit": refit,
+        }
+
+    def loss(self, task: AtomisticTask, batch: dict[str, Any], loss: Tensor) -> Tensor:
+        """Add the loss on refitted frames.
+
+        Logged is ``train_refitted``, that loss before its weight.
+
+        Args:
+            task: the task.
+            batch: the batch of labels.
+            loss: the loss so far.
+
+        Returns:
+            The sum.
+        """
+        n = max(1, round(self.ratio * len(batch[properties.n_atoms])))
+        step = task.trainer.fit_loop.total_batch_idx
+        frames = draw(self._frames, n, self.seed, step, task.global_rank)
+        frames = {key: value.to(task.device) for key, value in frames.items()}
+        targets = {
+            output.target_property: frames[output.target_property] for output in task.outputs
+        }
+        results = task.predict_without_postprocessing(frames)
+        refitted = sum(output.calculate_loss(results, targets) for output in task.outputs)
+        task.log("train_refitted", refitted, on_step=True, on_epoch=False)
+        return loss + self.weight * refitted
