@@ -10,6 +10,7 @@ from schnetpack_tpainn.md.calculator import TPaiNNCalculator
 from schnetpack_tpainn.md.ensemble_calculator import EnsembleCalculator, open_calculator
 from schnetpack_tpainn.md.ensembles import NPT, NVE, NVT, Ensemble
 from schnetpack_tpainn.md.guard import ExplosionError, Limits
+from schnetpack_tpainn.md.nose_hoover import MTKNPT, NoseHooverNVT
 from schnetpack_tpainn.md.output import read_log
 from schnetpack_tpainn.md.report import MDResult
 from schnetpack_tpainn.md.run import run_md
@@ -18,6 +19,7 @@ from schnetpack_tpainn.md.structure import read_structure
 from schnetpack_tpainn.md.uncertainty import Uncertainty, UncertaintyError
 
 __all__ = [
+    "MTKNPT",
     "NPT",
     "NVE",
     "NVT",
@@ -29,6 +31,7 @@ __all__ = [
     "Limits",
     "MDResult",
     "MDSettings",
+    "NoseHooverNVT",
     "TPaiNNCalculator",
     "Uncertainty",
     "UncertaintyError",

@@ -119,7 +119,7 @@ def test_mistakes_are_explained(tmp_path, tpainn_md, capsys, overrides, message)
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("ensemble=tpainn_nph", "tpainn_npt\n\ttpainn_nve\n\ttpainn_nvt"),
+        ("ensemble=tpainn_nph", "tpainn_npt\n\ttpainn_npt_mtk\n\ttpainn_nve\n\ttpainn_nvt"),
         ("timestep=1", "Could not override 'timestep'"),
     ],
 )

@@ -177,6 +177,12 @@ def test_a_data_module_makes_it(tmp_path: Path, files) -> None:
         module(tmp_path / "b.db", source=RefittedData(**files), num_train=18).prepare_data()
 
 
+def test_rows_take_the_place_of_a_split(files) -> None:
+    split = RefittedData(**files)
+    rows = RefittedData(**files | {"split_file": None}, rows=[*split.used, split.used[0]])
+    assert rows.used == sorted(split.used)
+
+
 def test_a_molecule_without_labels_is_told(tmp_path: Path, files, caplog) -> None:
     frames = distorted(3, seed=1) + distorted(3, "CCCO", seed=1)
     given = files | {"frames": str(write_frames(tmp_path / "two.db", frames))}
@@ -244,6 +250,8 @@ def test_periodic_frames_are_refused(tmp_path: Path, files) -> None:
     [
         ({"folds": 7}, "number of labels, 6, got 7"),
         ({"n_train": 1}, "two labels at least"),
+        ({"rows": [0, 1]}, "split_file or rows, got both"),
+        ({"split_file": None}, "split_file or rows, got .* none"),
         ({"n_train": 7}, "n_train from 1 to the 6 rows"),
         ({"radii": []}, "radii of 0 bonds or more"),
         ({"frames": "absent.db"}, "absent.db does not exist"),
