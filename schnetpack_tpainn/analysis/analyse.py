@@ -254,7 +254,7 @@ class _Analyst:
             share = one.d_m2_per_s * mass * friction * 1e15 / (_k * temperature.mean)
             self._warn(
                 f"Langevin friction of {friction:g}/fs slows {formula} down by about "
-                f"{100 * share:.0f} %; run NVE or with less friction for diffusion"
+                f"{100 * share:.0f} %; for diffusion, run NVE or a Nosé-Hoover chain"
             )
 
     def _judge(self) -> None:

@@ -63,7 +63,7 @@ def run_md(
             outputs up to then are complete, and the report says why.
     """
     settings.uncertainty.check_calculator(calculator)
-    start = _checked(atoms)
+    start = _checked(atoms, settings.ensemble)
     content = {
         **settings.asdict(),
         "calculator": f"{type(calculator).__module__}.{type(calculator).__qualname__}",
@@ -101,10 +101,15 @@ def _check_stress(ensemble: Ensemble, atoms: Atoms) -> None:
         raise MDError(f"expected a structure and a calculator with a stress: {error}") from error
 
 
-def _checked(atoms: Atoms) -> Atoms:
+def _checked(atoms: Atoms, ensemble: Ensemble) -> Atoms:
     """Copy of the structure, if it can be simulated."""
     if len(atoms) < 2:
         raise MDError(f"expected a structure of at least two atoms, got {len(atoms)}")
+    if ensemble.needs_stress and not atoms.pbc.all():
+        raise MDError(
+            "expected a structure that is periodic in three directions, for a pressure, got pbc = "
+            f"{atoms.pbc.tolist()}; run NVT"
+        )
     if atoms.constraints:
         raise MDError(
             "expected a structure without constraints, which the temperature would have to count; "

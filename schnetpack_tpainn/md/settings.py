@@ -18,7 +18,8 @@ class MDSettings:
 
     Attributes:
         ensemble: :class:`~schnetpack_tpainn.md.NVE`, :class:`~schnetpack_tpainn.md.NVT`,
-            :class:`~schnetpack_tpainn.md.NPT` or your own subclass of
+            :class:`~schnetpack_tpainn.md.NPT`, :class:`~schnetpack_tpainn.md.NoseHooverNVT`,
+            :class:`~schnetpack_tpainn.md.MTKNPT` or your own subclass of
             :class:`~schnetpack_tpainn.md.ensembles.Ensemble`.
         duration_ps: length of the recorded trajectory in ps.
         timestep_fs: time step in fs.
