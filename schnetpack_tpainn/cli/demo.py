@@ -13,6 +13,7 @@ import numpy as np
 from rich.console import Console
 from rich.logging import RichHandler
 
+from schnetpack_tpainn.cli.demo_training import LEARNING_RATES, Training, has_xtb
 from schnetpack_tpainn.data.versions import software_versions
 from schnetpack_tpainn.errors import TPaiNNError
 from schnetpack_tpainn.files import claim_directory, write_json
@@ -24,7 +25,6 @@ from schnetpack_tpainn.study.comparison import (
     summary,
     table,
 )
-from schnetpack_tpainn.study.jobs import Job, run_jobs, validation_interval
 
 __all__ = ["main"]
 
@@ -36,9 +36,6 @@ FORCE_FIELD = {
     "smiles": "CCO",
 }
 DFT = {"_target_": "schnetpack_tpainn.data.pyscf.PySCF", "n_threads": 1}
-# the best of 2.5e-4 to 4e-3 for each, by validation forces (benchmarks/ethanol.py)
-LEARNING_RATES = {"autotune": 5e-4, "scratch": 1e-3}
-STRATEGIES = {"scratch": "scratch", "autotune": "full"}
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -52,9 +49,10 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """
     parser = argparse.ArgumentParser(
         prog="tpainn-demo",
-        description="The whole path on ethanol: MMFF94 -> pretrain -> autotune on a few "
-        "wB97X-D3BJ labels, the same from scratch, evaluation, MD. Steps that are done are not "
-        "repeated, a killed demo goes on where it was.",
+        description="The whole path on ethanol: MMFF94 -> pretrain -> autotune on a few wB97X-D3BJ "
+        "labels; with GFN2-xTB between, refitted to the labels, where tblite is installed; from "
+        "scratch; evaluation, MD. Steps that are done are not repeated, a killed demo goes on "
+        "where it was.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--directory", type=Path, default=Path("runs/demo"), help="results")
@@ -63,6 +61,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds")
     parser.add_argument("--pretrain-steps", type=int, default=4000, help="optimiser steps")
     parser.add_argument("--pretrain-frames", type=int, default=3000, help="MMFF94 frames")
+    parser.add_argument("--xtb-steps", type=int, default=3000, help="optimiser steps; 0: no xTB")
     parser.add_argument("--tune-steps", type=int, default=1000, help="optimiser steps")
     parser.add_argument("--md-ps", type=float, default=10.0, help="length of the MD in ps")
     parser.add_argument(
@@ -82,6 +81,7 @@ class Demo:
         self.s = settings
         self.root = settings.directory.resolve()
         self.seconds: dict[str, float] = {}
+        self.xtb = settings.xtb_steps > 0 and has_xtb()
         plain = {k: str(v) for k, v in vars(settings).items() if k not in ("directory", "data")}
         claim_directory(self.root, plain, "demo")
         finished = self.root / "report.json"
@@ -96,57 +96,8 @@ class Demo:
         # a step that was done before keeps its time
         self.seconds[name] = max(round(time.monotonic() - start, 1), self.earlier.get(name, 0.0))
 
-    def job(self, name: str, experiment: str, steps: int, *overrides: str) -> Job:
-        """A training run below the demo's directory."""
-        common = (
-            f"run.data_dir={self.s.data.resolve()}",
-            f"trainer.max_steps={steps}",
-            "print_config=false",
-        )
-        return Job(self.root / name, (f"experiment={experiment}", *common, *overrides), steps)
-
-    def pretrain(self) -> Path:
-        """Sample MMFF94 and learn it."""
-        frames, steps = self.s.pretrain_frames, self.s.pretrain_steps
-        job = self.job(
-            "pretrain",
-            "tpainn_pretrain",
-            steps,
-            f"data.source.n_frames={frames}",
-            f"data.datapath={self.root / 'ethanol_mmff94.db'}",
-            f"data.num_train={frames - 2 * (frames // 10)}",
-            f"data.num_val={frames // 10}",
-            f"data.num_test={frames // 10}",
-            f"trainer.val_check_interval={validation_interval(steps, 8)}",
-        )
-        run_jobs([job])
-        return job.directory
-
-    def tune(self, pretrained: Path) -> dict[str, list[Path]]:
-        """Autotune and train from scratch, for every seed."""
-        steps = self.s.tune_steps
-        jobs: dict[str, list[Job]] = {
-            name: [
-                self.job(
-                    f"{name}_{seed}",
-                    "tpainn_autotune",
-                    steps,
-                    f"transfer={transfer}",
-                    *([f"transfer.checkpoint={pretrained}"] if name == "autotune" else []),
-                    f"globals.lr={LEARNING_RATES[name]}",
-                    f"data.num_train={self.s.n_train}",
-                    f"trainer.val_check_interval={validation_interval(steps, 20)}",
-                    f"seed={seed}",
-                )
-                for seed in self.s.seeds
-            ]
-            for name, transfer in STRATEGIES.items()
-        }
-        run_jobs([job for pair in zip(*jobs.values(), strict=True) for job in pair])
-        return {name: [job.directory for job in seeds] for name, seeds in jobs.items()}
-
     def dynamics(self, model: Path) -> dict[str, Any]:
-        """NVE of the autotuned model, and its forces against DFT along the way."""
+        """NVE of the best model, and its forces against DFT along the way."""
         from schnetpack_tpainn.md import (
             MDSettings,
             TPaiNNCalculator,
@@ -171,7 +122,7 @@ class Demo:
         return report
 
     def evaluate(self, runs: dict[str, list[Path]]) -> dict[str, Any]:
-        """Errors of force field, scratch and autotuned on the same test frames, and figures."""
+        """Errors of force field and networks on the same test frames, and figures."""
         from schnetpack_tpainn.study.figures import bars, curves, parity, save
 
         classical = force_field_predictions(runs["autotune"][0], FORCE_FIELD)
@@ -189,15 +140,20 @@ class Demo:
 
     def run(self, console: Console) -> None:
         """All steps, then the report."""
-        with self.step("pretrain", "1/4 sampling MMFF94 and pretraining on it"):
-            pretrained = self.pretrain()
+        training = Training(self.s, self.root)
+        with self.step("pretrain", "1/5 sampling MMFF94 and pretraining on it"):
+            training.pretrain()
+        with self.step("xtb", f"2/5 {'GFN2-xTB on the same frames' if self.xtb else 'no xTB'}"):
+            if self.xtb:
+                training.xtb()
         n = self.s.n_train
-        with self.step("tune", f"2/4 autotuning on {n} DFT labels, and training from scratch"):
-            runs = self.tune(pretrained)
-        with self.step("evaluate", "3/4 evaluating on the held-out DFT frames"):
+        with self.step("tune", f"3/5 autotuning on {n} DFT labels, and training from scratch"):
+            runs = training.tune(self.xtb)
+        with self.step("evaluate", "4/5 evaluating on the held-out DFT frames"):
             test = self.evaluate(runs)
-        with self.step("md", f"4/4 {self.s.md_ps:g} ps of molecular dynamics"):
-            md = self.dynamics(runs["autotune"][0] / "best_model")
+        best = "recipe" if self.xtb else "autotune"
+        with self.step("md", f"5/5 {self.s.md_ps:g} ps of molecular dynamics"):
+            md = self.dynamics(runs[best][0] / "best_model")
         self.write(runs, test, md)
         first = read_run(runs["autotune"][0])
         title = f"ethanol, {n} DFT labels, {len(self.s.seeds)} seeds, {first['n_test']} test frames"
@@ -208,12 +164,12 @@ class Demo:
         """Write ``report.json`` and ``report.md``."""
         first = read_run(runs["autotune"][0])
         report = {
-            "schema": 1,
+            "schema": 2,
             "stage": "demo",
             "n_train": self.s.n_train,
             "seeds": self.s.seeds,
             "optimiser_steps": self.s.tune_steps,
-            "learning_rates": LEARNING_RATES,
+            "learning_rates": {name: LEARNING_RATES[name] for name in runs},
             "test": test,
             "zero_shot": [read_run(d)["zero_shot"] for d in runs["autotune"]],
             "pretrain_test": read_run(self.root / "pretrain")["test"],
@@ -232,20 +188,20 @@ class Demo:
         notes = [
             f"Mean absolute errors on the held-out frames; mean ± standard deviation over seeds "
             f"{self.s.seeds}, which choose the labels and the random start. The force field's "
-            f"zero of energy is fitted to the same {self.s.n_train} labels. Both networks took "
+            f"zero of energy is fitted to the same {self.s.n_train} labels. All networks took "
             f"{self.s.tune_steps} optimiser steps on the labels."
         ]
         drift = md["drift"]
         if drift:
             notes.append(
-                f"NVE dynamics of the autotuned model: {md['duration_ps']:g} ps at "
+                f"NVE dynamics of the last model of the table: {md['duration_ps']:g} ps at "
                 f"{md['steps_per_s']:.0f} steps/s, total energy drifts by "
                 f"{drift['slope_mev_per_atom_per_ps']:.3g} meV/atom/ps, mean temperature "
                 f"{md['mean_temperature_k']:.0f} K (of nine atoms, it scatters by a fifth)."
             )
         if "against_dft" in md:
             notes.append(
-                f"Forces of the autotuned model along that trajectory against DFT: MAE "
+                f"Forces of that model along that trajectory against DFT: MAE "
                 f"{md['against_dft']['force_mae_mev_per_ang']:.0f} meV/Å."
             )
         return notes

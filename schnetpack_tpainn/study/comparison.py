@@ -19,7 +19,12 @@ COLUMNS = {
     "energy_mae_mev": "energy MAE (meV)",
     "forces_mae_mev_per_ang": "forces MAE (meV/Å)",
 }
-NAMES = {"force_field": "force field", "scratch": "from scratch", "autotune": "autotuned"}
+NAMES = {
+    "force_field": "force field",
+    "scratch": "from scratch",
+    "autotune": "autotuned",
+    "recipe": "autotuned via xTB",
+}
 
 
 def read_run(directory: Path) -> dict[str, Any]:
@@ -82,11 +87,13 @@ def summary(
 
     Args:
         force_field: predictions of the force field.
-        runs: ``scratch`` and ``autotune`` -> their reports, one per seed.
+        runs: ``scratch``, ``autotune`` and, where it was run, ``recipe`` -> their reports, one per
+            seed.
 
     Returns:
-        ``force_field``, ``scratch`` and ``autotune`` with mean and standard deviation over seeds,
-        and ``ratio`` of scratch to autotune errors, mean over seeds and per seed.
+        ``force_field`` and the ``runs`` with mean and standard deviation over seeds, and
+        ``ratio``: of scratch's errors to those of ``autotune`` or ``recipe``, mean over seeds and
+        per seed.
     """
     de = force_field["energy"] - force_field["energy_label"]
     df = force_field["forces"] - force_field["forces_label"]
@@ -97,13 +104,18 @@ def summary(
     tests = {name: [r["test"] for r in reports] for name, reports in runs.items()}
     result: dict[str, Any] = {"force_field": classical}
     result |= {name: _mean(errors) for name, errors in tests.items()}
-    pairs = list(zip(tests["scratch"], tests["autotune"], strict=True))
     result["ratio"] = {
-        key: {
-            "of_means": result["scratch"][key] / result["autotune"][key],
-            "per_seed": [s[key] / a[key] for s, a in pairs],
+        name: {
+            key: {
+                "of_means": result["scratch"][key] / result[name][key],
+                "per_seed": [
+                    s[key] / a[key] for s, a in zip(tests["scratch"], tests[name], strict=True)
+                ],
+            }
+            for key in COLUMNS
         }
-        for key in COLUMNS
+        for name in tests
+        if name != "scratch"
     }
     return result
 
@@ -116,10 +128,14 @@ def _cells(errors: Mapping[str, float]) -> list[str]:
     return cells
 
 
-def _rows(test: Mapping[str, Any]) -> list[list[str]]:
-    rows = [[label, *_cells(test[name])] for name, label in NAMES.items()]
-    ratios = [f"{test['ratio'][key]['of_means']:.2f}" for key in COLUMNS]
-    return [*rows, ["from scratch / autotuned", *ratios]]
+def _rows(test: Mapping[str, Any]) -> tuple[list[list[str]], list[list[str]]]:
+    """Rows of errors, and of ratios."""
+    errors = [[label, *_cells(test[name])] for name, label in NAMES.items() if name in test]
+    ratios = [
+        [f"from scratch / {NAMES[name]}", *(f"{ratio[key]['of_means']:.2f}" for key in COLUMNS)]
+        for name, ratio in test["ratio"].items()
+    ]
+    return errors, ratios
 
 
 def table(title: str, test: Mapping[str, Any]) -> Table:
@@ -136,9 +152,9 @@ def table(title: str, test: Mapping[str, Any]) -> Table:
     result.add_column("")
     for name in COLUMNS.values():
         result.add_column(name, justify="right")
-    rows = _rows(test)
-    for i, row in enumerate(rows):
-        result.add_row(*row, end_section=i == len(rows) - 2)
+    for rows in _rows(test):
+        for row in rows:
+            result.add_row(*row, end_section=row is rows[-1])
     return result
 
 
@@ -157,6 +173,6 @@ def markdown(
         The text of ``report.md``.
     """
     head = "| | " + " | ".join(COLUMNS.values()) + " |\n|---|" + "---:|" * len(COLUMNS)
-    body = "\n".join("| " + " | ".join(row) + " |" for row in _rows(test))
+    body = "\n".join("| " + " | ".join(row) + " |" for rows in _rows(test) for row in rows)
     images = "\n\n".join(f"![{Path(f).stem}]({f})" for f in figures)
     return "\n\n".join([f"# {title}", head + "\n" + body, *notes, images]) + "\n"

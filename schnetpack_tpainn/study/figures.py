@@ -36,7 +36,9 @@ def bars(errors: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
             text = f"{values.mean():.0f}" + (f" ± {spread:.0f}" if spread else "")
             top = max(values.max(), values.mean() + spread)
             axes.annotate(text, (x, top), (0, 4), textcoords="offset points", ha="center")
-        axes.set_xticks(range(len(errors)), [LABELS[name] for name in errors])
+        axes.set_xticks(
+            range(len(errors)), [LABELS[name].replace(" via ", "\nvia ") for name in errors]
+        )
         axes.set_ylabel(label)
         axes.margins(y=0.12)
     return figure

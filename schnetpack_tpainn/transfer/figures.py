@@ -18,6 +18,7 @@ COLOURS = {
     "force field": "#999999",
     "scratch": "#E69F00",
     "autotune": "#0072B2",
+    "recipe": "#CC79A7",
     "pretrain": "#009E73",
     "zero-shot": "#D55E00",
 }
@@ -25,6 +26,7 @@ LABELS = {
     "force field": "force field",
     "scratch": "from scratch",
     "autotune": "autotuned",
+    "recipe": "autotuned via xTB",
     "pretrain": "pretrained",
     "zero-shot": "before any step",
 }

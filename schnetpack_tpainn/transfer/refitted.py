@@ -127,12 +127,17 @@ class RefittedReplay(Part):
             path, datamodule, self.n_frames, self.seed, transforms=datamodule.train_transforms
         )
         self._frames = [frames]
-        refit = dict(frames.metadata["refit"])
+        refit = frames.metadata["refit"]
+        error = {k: v["forces_mae"] for k, v in refit["cross_validation_mev"].items()}
         record.parts["replay"] = {
             "ratio": self.ratio,
             "weight": self.weight,
-            "n_frames": {"refitted": len(frames)},
-            "refit": refit,
+            "refitted_frames": len(frames),
+            "refit_used": refit["used"],
+            "refit_terms": refit["n_terms"],
+            "refit_labels": refit["n_labels"],
+            "teacher_forces_mae_mev_per_ang": round(error["before"], 1),
+            "refitted_forces_mae_mev_per_ang": round(error["after"], 1),
         }
 
     def loss(self, task: AtomisticTask, batch: dict[str, Any], loss: Tensor) -> Tensor:

@@ -12,7 +12,16 @@ from schnetpack_tpainn.cli.demo import main
 pytestmark = pytest.mark.slow
 
 SMALL = [
-    *("--pretrain-frames", "240", "--pretrain-steps", "240", "--tune-steps", "40"),
+    *(
+        "--pretrain-frames",
+        "240",
+        "--pretrain-steps",
+        "240",
+        "--xtb-steps",
+        "240",
+        "--tune-steps",
+        "40",
+    ),
     *("--seeds", "0", "1", "--md-ps", "0.02", "--md-reference", "1"),
 ]
 
@@ -32,11 +41,16 @@ def test_the_report_has_what_is_promised(demo: Path) -> None:
     assert report["n_train"] == 10
     assert report["seeds"] == [0, 1]
     test = report["test"]
-    for name in ("force_field", "scratch", "autotune"):
+    for name in ("force_field", "scratch", "autotune", "recipe"):
         assert test[name]["energy_mae_mev"] > 0
         assert test[name]["forces_mae_mev_per_ang"] > 0
     # even so small, what was learned from the force field is worth more than a random start
-    assert test["ratio"]["forces_mae_mev_per_ang"]["of_means"] > 1.1
+    assert test["ratio"]["autotune"]["forces_mae_mev_per_ang"]["of_means"] > 1.1
+    # and what was learned from a better teacher, brought nearer by the labels, more
+    plain, recipe = (
+        test["ratio"][name]["forces_mae_mev_per_ang"]["per_seed"] for name in ("autotune", "recipe")
+    )
+    assert all(b > a for a, b in zip(plain, recipe, strict=True))
     assert (
         test["autotune"]["forces_mae_mev_per_ang"] < test["force_field"]["forces_mae_mev_per_ang"]
     )
@@ -51,6 +65,7 @@ def test_the_report_has_what_is_promised(demo: Path) -> None:
 def test_the_folder_holds_report_and_plots(demo: Path) -> None:
     text = (demo / "report.md").read_text()
     assert "| autotuned |" in text
+    assert "| autotuned via xTB |" in text
     for name in ("errors.png", "parity.png", "learning.png", "md_energy.png"):
         assert (demo / name).stat().st_size > 10_000
         assert name in text

@@ -46,7 +46,21 @@ def test_summary(test: dict[str, Any]) -> None:
     assert test["force_field"]["forces_mae_mev_per_ang"] == pytest.approx(200)
     assert test["scratch"]["forces_mae_mev_per_ang"] == 180
     assert test["scratch"]["energy_mae_mev_std"] == pytest.approx(np.sqrt(200))
-    assert test["ratio"]["forces_mae_mev_per_ang"] == {"of_means": 2.0, "per_seed": [2.0, 2.0]}
+    ratio = test["ratio"]["autotune"]["forces_mae_mev_per_ang"]
+    assert ratio == {"of_means": 2.0, "per_seed": [2.0, 2.0]}
+
+
+def test_every_transfer_has_its_ratio(classical: dict[str, np.ndarray]) -> None:
+    scratch = reports((40, 160), (60, 200))
+    others = {"autotune": reports((20, 80), (20, 100)), "recipe": reports((10, 40), (10, 50))}
+    test = comparison.summary(classical, {"scratch": scratch, **others})
+    cells = [list(column.cells) for column in comparison.table("title", test).columns]
+    assert cells[0][3:] == [
+        "autotuned via xTB",
+        "from scratch / autotuned",
+        "from scratch / autotuned via xTB",
+    ]
+    assert cells[2][3:] == ["45.0 ± 7.1", "2.00", "4.00"]
 
 
 def test_table_and_markdown_say_the_same(test: dict[str, Any]) -> None:

@@ -50,10 +50,10 @@ def test_frames_are_the_teachers_plus_the_correction_on_the_labels_zero(place: P
     begun = run(place, place / "begun", stop=0)
     with connect(place / "frames.db") as before, connect(place / "begun" / "refit.db") as after:
         assert after.metadata["calculator"] == UFF
-        assert after.count() == before.count() == summary(begun)["n_frames"]["refitted"]
+        assert after.count() == before.count() == summary(begun)["refitted_frames"]
         old, new = (db.get(1).data["energy"][0] for db in (before, after))
         row = after.get(1)
-    assert summary(begun)["refit"]["n_labels"] == 8
+    assert summary(begun)["refit_labels"] == 8
     assert old != new
     labels = begun.trainer.datamodule.train_transforms
     offsets = next(t.atomref for t in labels if hasattr(t, "atomref"))[row.numbers].sum().item()
