@@ -22,7 +22,7 @@ SMALL = [
         "--tune-steps",
         "40",
     ),
-    *("--seeds", "0", "1", "--md-ps", "0.02", "--md-reference", "1"),
+    *("--seeds", "0", "--md-ps", "0.02", "--md-reference", "1"),
 ]
 
 
@@ -39,7 +39,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_report_has_what_is_promised(demo: Path) -> None:
     report = json.loads((demo / "report.json").read_text())
     assert report["n_train"] == 10
-    assert report["seeds"] == [0, 1]
+    assert report["seeds"] == [0]
     test = report["test"]
     for name in ("force_field", "scratch", "autotune", "recipe"):
         assert test[name]["energy_mae_mev"] > 0
@@ -57,9 +57,8 @@ def test_the_report_has_what_is_promised(demo: Path) -> None:
     assert report["md"]["duration_ps"] == pytest.approx(0.02)
     assert report["md"]["against_dft"]["n_frames"] == 1
     assert report["data"]["level_of_theory"]["xc"] == "wb97x-d3bj"
-    seeds = [json.loads((demo / f"autotune_{s}" / "report.json").read_text()) for s in (0, 1)]
-    mean = sum(r["test"]["energy_mae_mev"] for r in seeds) / 2
-    assert test["autotune"]["energy_mae_mev"] == pytest.approx(mean)
+    own = json.loads((demo / "autotune_0" / "report.json").read_text())["test"]["energy_mae_mev"]
+    assert test["autotune"]["energy_mae_mev"] == pytest.approx(own)
 
 
 def test_the_folder_holds_report_and_plots(demo: Path) -> None:

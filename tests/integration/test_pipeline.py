@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 import torch
 from ase.db import connect
+from hydra import compose, initialize_config_module
 from schnetpack.interfaces import SpkCalculator
 from schnetpack.transform import MatScipyNeighborList
 
 from schnetpack_tpainn.data.label import label_frames
 from schnetpack_tpainn.transfer.pretrained import load_pretrained
+from schnetpack_tpainn.transfer.runs import Preflight
 from schnetpack_tpainn.transfer.task import TransferTask
 from tests.conftest import Spktrain
 
@@ -232,20 +234,37 @@ def bad(
     assert message in " ".join((done.stdout + done.stderr).split())
 
 
-def test_bad_input_is_refused_before_a_run_directory_is_made(
+@pytest.mark.parametrize(
+    ("message", "words"),
+    [
+        ("cutoff_ang: expected 4.0, got 5.0", ["globals.cutoff=4.0"]),
+        ("irreps: expected 8x0e", ["model.representation.n_atom_basis=8"]),
+        ("n_rbf", ["model.representation.radial_basis.n_rbf=13"]),
+        ("finished run", ["run.id=tuned"]),
+        ("rescale, keep or reset, got 'drop'", ["transfer.head=drop"]),
+        ("multiple of", ["trainer.max_steps=31"]),
+        ("of a finished run", ["callbacks.report.scratch=runs/nowhere"]),
+    ],
+)
+def test_bad_input_is_refused_before_a_run_begins(
+    place: Path, tuned: Path, message: str, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(place)
+    data = [f"data.datapath={place}/labels.db", f"hydra.runtime.cwd={place}"]
+    with initialize_config_module("schnetpack.configs", version_base="1.2"):
+        config = compose("train", [*AUTOTUNE, *data, *words], return_hydra_config=True)
+        with pytest.raises(SystemExit) as refused:
+            Preflight().on_run_start(config)
+    assert message in " ".join(str(refused.value).split())
+
+
+def test_what_is_refused_makes_no_run_directory(
     place: Path, tuned: Path, spktrain: Spktrain
 ) -> None:
     before = sorted((place / "runs").iterdir())
     mtime = (tuned / "report.json").stat().st_mtime_ns
     data = f"data.datapath={place}/labels.db"
     bad(spktrain, place, "no such file", data, "transfer.checkpoint=nowhere")
-    bad(spktrain, place, "cutoff_ang: expected 4.0, got 5.0", data, "globals.cutoff=4.0")
-    bad(spktrain, place, "irreps: expected 8x0e", data, "model.representation.n_atom_basis=8")
-    bad(spktrain, place, "n_rbf", data, "model.representation.radial_basis.n_rbf=13")
-    bad(spktrain, place, "finished run", data, "run.id=tuned")
-    bad(spktrain, place, "rescale, keep or reset, got 'drop'", data, "transfer.head=drop")
-    bad(spktrain, place, "multiple of", data, "trainer.max_steps=31")
-    bad(spktrain, place, "of a finished run", data, "callbacks.report.scratch=runs/nowhere")
     assert sorted((place / "runs").iterdir()) == before
     assert (tuned / "report.json").stat().st_mtime_ns == mtime
 

@@ -107,6 +107,7 @@ def test_bad_input(place: Path) -> None:
     with pytest.raises(TransferError, match=r"replay.ratio above 0, got nan"):
         RefittedReplay(ratio=float("nan"))
     transfer = strategy("full", place / "schnet.safetensors", "transfer/replay=refitted")
+    transfer["replay"] |= {"directory": str(place)}
     with pytest.raises(TransferError, match=r"energies alone .*do not determine a force field"):
         make_task("schnet", transfer, forces_key=None)
     with pytest.raises(TransferError, match=r"give its path as transfer.frames"):
