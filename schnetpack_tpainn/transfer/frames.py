@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import schnetpack.properties as properties
 import torch
 from ase.data import chemical_symbols
+from schnetpack import AtomisticTask
 from schnetpack.data.loader import _atoms_collate_fn
 from schnetpack.transform import RemoveOffsets
 
@@ -17,8 +19,9 @@ from schnetpack_tpainn.data.dataset import CachedAtomsData
 from schnetpack_tpainn.data.offsets import fit_offsets
 from schnetpack_tpainn.errors import TransferError
 from schnetpack_tpainn.transfer.context import TransferRecord
+from schnetpack_tpainn.transfer.part import Part
 
-__all__ = ["draw", "force_field_frames", "known_frames", "pretraining_frames"]
+__all__ = ["FramesPart", "draw", "force_field_frames", "known_frames", "pretraining_frames"]
 
 
 def force_field_frames(
@@ -155,3 +158,36 @@ def draw(datasets: Sequence[CachedAtomsData], n: int, *key: int) -> dict[str, to
         samples += frames.samples(drawn[(drawn >= 0) & (drawn < len(frames))].tolist())
         drawn = drawn - len(frames)
     return _atoms_collate_fn(samples)
+
+
+class FramesPart(Part):
+    """Base class of parts that train on frames of a force field beside the labels.
+
+    Args:
+        ratio: frames per labelled frame.
+        seed: seed of the draws.
+    """
+
+    def __init__(self, ratio: float, seed: int) -> None:
+        super().__init__()
+        self.ratio, self.seed = ratio, seed
+        self._frames: list[CachedAtomsData] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        """State without the frames, for a pickle of the task."""
+        return {**self.__dict__, "_frames": []}
+
+    def beside(self, batch: dict[str, Any], task: AtomisticTask) -> dict[str, torch.Tensor]:
+        """Frames to go with a batch of labels.
+
+        Args:
+            batch: the batch.
+            task: the task, in training.
+
+        Returns:
+            SchNetPack's batch, on the task's device.
+        """
+        n = max(1, round(self.ratio * len(batch[properties.n_atoms])))
+        step = task.trainer.fit_loop.total_batch_idx
+        frames = draw(self._frames, n, self.seed, step, task.global_rank)
+        return {key: value.to(task.device) for key, value in frames.items()}

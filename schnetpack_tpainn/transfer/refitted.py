@@ -10,12 +10,10 @@ import schnetpack.properties as properties
 from schnetpack import AtomisticTask
 from torch import Tensor
 
-from schnetpack_tpainn.data.dataset import CachedAtomsData
 from schnetpack_tpainn.data.refitted import RefittedData
 from schnetpack_tpainn.errors import TransferError
 from schnetpack_tpainn.transfer.context import TransferRecord
-from schnetpack_tpainn.transfer.frames import draw, force_field_frames, known_frames
-from schnetpack_tpainn.transfer.part import Part
+from schnetpack_tpainn.transfer.frames import FramesPart, force_field_frames, known_frames
 
 __all__ = ["RefittedReplay"]
 
@@ -24,7 +22,7 @@ log = logging.getLogger(__name__)
 FILE = "refit.db"
 
 
-class RefittedReplay(Part):
+class RefittedReplay(FramesPart):
     r"""Trains on frames of the pretraining whose labels are corrected towards the run's labels.
 
     Before the first step what the teacher lacks of the training labels is fitted in closed form
@@ -67,22 +65,16 @@ class RefittedReplay(Part):
         directory: str = ".",
         seed: int = 0,
     ) -> None:
-        super().__init__()
+        super().__init__(ratio, seed)
         for name, value in {"ratio": ratio, "weight": weight}.items():
             if not value > 0:
                 raise TransferError(
                     f"expected transfer.replay.{name} above 0, got {value}; to tune without "
                     "refitted frames, set transfer/replay=null"
                 )
-        self.ratio, self.weight, self.n_frames = ratio, weight, n_frames
+        self.weight, self.n_frames = weight, n_frames
         self.calculator, self.radii, self.folds = calculator, radii, folds
         self.directory = Path(directory)
-        self.seed = seed
-        self._frames: list[CachedAtomsData] = []
-
-    def __getstate__(self) -> dict[str, Any]:
-        """State without the frames, for a pickle of the task."""
-        return {**self.__dict__, "_frames": []}
 
     def prepare(self, model: Any) -> None:
         """Look at the model.
@@ -153,10 +145,7 @@ class RefittedReplay(Part):
         Returns:
             The sum.
         """
-        n = max(1, round(self.ratio * len(batch[properties.n_atoms])))
-        step = task.trainer.fit_loop.total_batch_idx
-        frames = draw(self._frames, n, self.seed, step, task.global_rank)
-        frames = {key: value.to(task.device) for key, value in frames.items()}
+        frames = self.beside(batch, task)
         targets = {
             output.target_property: frames[output.target_property] for output in task.outputs
         }

@@ -14,13 +14,11 @@ from schnetpack import AtomisticTask
 from schnetpack.nn import scatter_add
 from torch import Tensor, nn
 
-from schnetpack_tpainn.data.dataset import CachedAtomsData
 from schnetpack_tpainn.data.shortrange import KINDS, make_short_range
 from schnetpack_tpainn.errors import TransferError
 from schnetpack_tpainn.transfer.context import TransferRecord
-from schnetpack_tpainn.transfer.frames import draw, force_field_frames, pretraining_frames
+from schnetpack_tpainn.transfer.frames import FramesPart, force_field_frames, pretraining_frames
 from schnetpack_tpainn.transfer.lora import merged
-from schnetpack_tpainn.transfer.part import Part
 from schnetpack_tpainn.transfer.pretrained import load_pretrained
 
 __all__ = ["Replay"]
@@ -31,7 +29,7 @@ STORED = "stored"
 FILE = "replay.db"
 
 
-class Replay(Part):
+class Replay(FramesPart):
     r"""Trains on force-field frames beside the labels, through a head of their own.
 
     In every step ``ratio`` force-field frames per labelled frame go through the representation and
@@ -86,7 +84,7 @@ class Replay(Part):
         seed: int = 0,
         n_workers: int | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(ratio, seed)
         numbers = {
             "ratio": ratio,
             "weight": weight,
@@ -115,17 +113,12 @@ class Replay(Part):
             )
         total = sum(kinds.values())
         self.n_frames = {k: round(n_frames * s / total) for k, s in kinds.items() if s > 0}
-        self.ratio, self.weight, self.force_scale = ratio, weight, force_scale
+        self.weight, self.force_scale = weight, force_scale
         self.calculator = calculator
         self.directory = Path(directory)
-        self.seed, self.n_workers = seed, n_workers
+        self.n_workers = n_workers
         self.head = nn.ModuleList()
         self.register_buffer("share", torch.zeros(2))  # sum over steps, steps
-        self._frames: list[CachedAtomsData] = []
-
-    def __getstate__(self) -> dict[str, Any]:
-        """State without the frames, for a pickle of the task."""
-        return {**self.__dict__, "_frames": []}
 
     def prepare(self, model: Any) -> None:
         """Make the frames' own head.
@@ -234,10 +227,7 @@ class Replay(Part):
         Returns:
             The sum.
         """
-        n = max(1, round(self.ratio * len(batch[properties.n_atoms])))
-        step = task.trainer.fit_loop.total_batch_idx
-        frames = draw(self._frames, n, self.seed, step, task.global_rank)
-        frames = {key: value.to(task.device) for key, value in frames.items()}
+        frames = self.beside(batch, task)
         with _output_modules(task.model, self.head):
             results = task.predict_without_postprocessing(dict(frames))
         scale = self._scale(frames, task.forces_key)  # (B,)
