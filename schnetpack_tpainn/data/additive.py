@@ -83,16 +83,16 @@ def free_atoms(path: Path) -> np.ndarray:
 
 
 class AdditiveEnergy:
-    r"""Sum of increments and of energies of free atoms, fitted to labels.
+    r"""Sum of increments and of energies of atoms, fitted to labels.
 
-    Fitted is :math:`E_{DFT} - E_{base}`, each less the energies of its free atoms; what the sum
+    Fitted is :math:`E_{DFT} - E_{base}`, less the energies of the atoms; what the sum
     over a molecule's increments gives then has them put back.
 
     Args:
         molecules: labelled structures with energy (eV).
         base_ev: energy of each that the sum corrects, shape (N,).
-        atoms_ev: energies of free atoms that belong to the labels less those of the base, per
-            atomic number, shape (100,).
+        atoms_ev: energies of atoms in the labels less those in the base, per atomic number, shape
+            (100,): what an element costs that no label has.
         scheme: ``composition``, ``bonds`` or ``groups``.
 
     Raises:

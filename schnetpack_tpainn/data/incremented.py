@@ -16,7 +16,7 @@ from schnetpack_tpainn.data.displacement import sample_molecules
 from schnetpack_tpainn.data.increments import SCHEMES
 from schnetpack_tpainn.data.label import check_node, make_calculator
 from schnetpack_tpainn.data.molecules import BATCH
-from schnetpack_tpainn.data.offsets import Z_MAX
+from schnetpack_tpainn.data.offsets import Z_MAX, bound_atoms
 from schnetpack_tpainn.data.parallel import map_items, workers
 from schnetpack_tpainn.data.store import fingerprint, labelled, write_database
 from schnetpack_tpainn.data.structures import absolute_files, identity
@@ -151,8 +151,9 @@ class IncrementedData:
         """
         base_atoms = np.zeros(Z_MAX) if self.base is None else free_atoms(Path(self.base))
         label_atoms = free_atoms(self.labels)
+        atoms = label_atoms - base_atoms if self.base else self._bound(label_atoms)
         additive = AdditiveEnergy(
-            self.training, self._base_energies(), label_atoms - base_atoms, self.settings["scheme"]
+            self.training, self._base_energies(), atoms, self.settings["scheme"]
         )
         add = self.settings["mode"] == "add"
         log.info(
@@ -175,6 +176,12 @@ class IncrementedData:
                 ", ".join(f"{s}: {n}" for s, n in sorted(additive.foreign.items())),
             )
         return made
+
+    def _bound(self, atoms_ev: np.ndarray) -> np.ndarray:
+        """Energies of atoms as the training molecules bind them: no base does."""
+        counts = [np.bincount(m.numbers, minlength=Z_MAX) for m in self.training]
+        energies = [m.get_potential_energy() for m in self.training]
+        return bound_atoms(np.array(counts), np.array(energies), atoms_ev)
 
     def _added(self, additive: AdditiveEnergy) -> Iterator[Atoms]:
         """Frames with the increments in their energies."""

@@ -42,28 +42,34 @@ def baseline_errors(
         return {}
     from schnetpack_tpainn.data.additive import free_atoms
     from schnetpack_tpainn.data.increments import features, linear_baseline
+    from schnetpack_tpainn.data.offsets import Z_MAX, bound_atoms
 
     parts = {}
     for key, path in splits.items():
         with np.load(path) as split:
             parts[key] = (split["train_idx"].tolist(), split["test_idx"].tolist())
     atoms_ev = free_atoms(database)  # without them an element that no label has costs its energy
-    molecules, energies = {}, {}
+    molecules, elements, energies = {}, {}, {}
     with connect(str(database), use_lock_file=False) as db:
         to_ev = unit_factor(db.metadata["_property_unit_dict"][energy_key], "energy")
         for i in sorted({i for train, test in parts.values() for i in (*train, *test)}):
             row = db.get(i + 1)
             molecules[i] = row.toatoms()
             molecules[i].info = dict(row.key_value_pairs)
-            total = np.asarray(row.data[energy_key]).item() * to_ev
-            energies[i] = total - atoms_ev[row.numbers].sum()
+            elements[i] = np.bincount(row.numbers, minlength=Z_MAX)
+            energies[i] = np.asarray(row.data[energy_key]).item() * to_ev
     errors: dict[str, dict[int, dict[int, float]]] = {scheme: {} for scheme in schemes}
     for scheme in schemes:
         counts = {i: features(molecule, scheme) for i, molecule in molecules.items()}
         for (n, seed), (train, test) in parts.items():
-            predicted = linear_baseline(
-                [counts[i] for i in train], [energies[i] for i in train], [counts[i] for i in test]
+            (z, y), (z_test, y_test) = (
+                (np.array([elements[i] for i in part]), np.array([energies[i] for i in part]))
+                for part in (train, test)
             )
-            error = np.abs(predicted - np.array([energies[i] for i in test])).mean()
+            atoms = bound_atoms(z, y, atoms_ev)
+            predicted = linear_baseline(
+                [counts[i] for i in train], y - z @ atoms, [counts[i] for i in test]
+            )
+            error = np.abs(predicted + z_test @ atoms - y_test).mean()
             errors[scheme].setdefault(n, {})[seed] = float(error) * MEV
     return errors

@@ -16,6 +16,7 @@ from ase.data import chemical_symbols
 from schnetpack.atomistic import Atomwise
 from torch import Tensor, nn
 
+from schnetpack_tpainn.data.offsets import bound_atoms
 from schnetpack_tpainn.errors import CheckpointError, TransferError
 from schnetpack_tpainn.transfer.context import Context
 from schnetpack_tpainn.transfer.evaluate import Predictions, errors
@@ -98,8 +99,10 @@ class Align:
             scale to the forces alone, and is refused where there are none.
         ridge: strength :math:`\lambda` of the pull towards the prior.
         towards: the prior: ``minimum`` (zeros), ``mean`` (for every element the mean energy per
-            atom of the labels), ``atoms`` (isolated-atom energies in the data's metadata); null
-            takes ``atoms`` where the data have them for all their elements, else ``minimum``.
+            atom of the labels), ``atoms`` (isolated-atom energies in the data's metadata, lowered
+            by the labels' mean binding energy per atom, see
+            :func:`~schnetpack_tpainn.data.offsets.bound_atoms`); null takes ``atoms`` where the
+            data have them for all their elements, else ``minimum``.
 
     Raises:
         TransferError: an argument is out of range.
@@ -173,15 +176,18 @@ class Align:
         """Offsets to be drawn to, in eV, and what they are called."""
         elements = context.datamodule.elements()
         prior = torch.zeros_like(now)  # (zmax,)
+        total = p.energy_label + p.composition @ now  # (M,)
         if self.towards == "mean":
-            total = p.energy_label + p.composition @ now  # (M,)
             prior[elements] = (total / p.n_atoms).mean()
         if self.towards not in ("atoms", None):
             return prior, self.towards
         atoms = context.datamodule.dataset.atomrefs.get(context.energy_key, prior)
         missing = [chemical_symbols[z] for z in elements if z >= len(atoms) or atoms[z] == 0]
         if not missing:
-            prior[elements] = atoms[elements].double()
+            known = torch.zeros_like(now)
+            known[: len(atoms)] = atoms
+            bound = bound_atoms(p.composition.numpy(), total.numpy(), known.numpy())
+            prior[elements] = torch.from_numpy(bound)[elements]
             return prior, "atoms"
         if self.towards == "atoms":
             raise TransferError(

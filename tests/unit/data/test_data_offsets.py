@@ -5,7 +5,12 @@ import logging
 import numpy as np
 import pytest
 
-from schnetpack_tpainn.data.offsets import element_values, fit_offsets, warn_of_unlabelled
+from schnetpack_tpainn.data.offsets import (
+    bound_atoms,
+    element_values,
+    fit_offsets,
+    warn_of_unlabelled,
+)
 from schnetpack_tpainn.errors import DataError
 
 
@@ -54,6 +59,15 @@ def test_element_values() -> None:
     table = element_values({"H": -13.6, "O": -2043.7})
     assert len(table) == 100
     assert (table[1], table[8], table[6]) == (-13.6, -2043.7, 0.0)
+
+
+def test_bound_atoms_are_free_ones_less_the_binding_energy_per_atom() -> None:
+    counts = counts_of({1: 4, 6: 1}, {1: 2, 8: 1})
+    atoms = np.zeros(100)
+    atoms[[1, 6, 8, 9]] = -13.6, -1030.0, -2043.0, -2715.0
+    energies = counts @ atoms - np.array([17.5, 9.9])  # 3.5 and 3.3 eV per atom
+    bound = bound_atoms(counts, energies, atoms)
+    np.testing.assert_allclose((bound - atoms)[[1, 6, 8, 9]], -3.4)
 
 
 def test_an_element_without_a_training_frame_is_named(caplog) -> None:
