@@ -19,6 +19,7 @@ from schnetpack_tpainn.files import file_sha256
 __all__ = ["calculator_node", "main", "read_sources"]
 
 SHORT = {
+    "espresso": "schnetpack_tpainn.data.espresso.QuantumEspresso",
     "openmm": "schnetpack_tpainn.data.openmm.OpenMMForceField",
     "pyscf": "schnetpack_tpainn.data.pyscf.PySCF",
     "rdkit": "schnetpack_tpainn.data.rdkit.RDKitForceField",
@@ -32,9 +33,9 @@ examples:
   tpainn-label md.traj@::50 more.xyz -o gfn2.db --calculator tblite.ase.TBLite method=GFN2-xTB
   tpainn-label water.extxyz -o pbe.db --calculator espresso.yaml --scheduler tcp://node1:8786
 
-The calculator is a class that Python can import (openmm, pyscf, rdkit and tblite are short for
-four), or a YAML file with `_target_:` and arguments, which may nest. Work that was stopped goes on
-where it was when the same command is given again. Frames that fail are kept in
+The calculator is a class that Python can import (espresso, openmm, pyscf, rdkit and tblite are
+short for five), or a YAML file with `_target_:` and arguments, which may nest. Work that was
+stopped goes on where it was when the same command is given again. Frames that fail are kept in
 OUTPUT.failed.extxyz.
 
 exit status: 0 all frames labelled; 1 some failed; 2 nothing was done, or the work was cut short.

@@ -71,7 +71,7 @@ def test_files_and_functions_stay_small() -> None:
 
 
 def test_workers_that_sample_or_label_do_not_load_torch() -> None:
-    names = ("sampling", "displacement", "label", "relabel", "rdkit", "pyscf")
+    names = ("sampling", "displacement", "label", "relabel", "rdkit", "pyscf", "espresso")
     code = "import sys\n" + "\n".join(f"import schnetpack_tpainn.data.{n}" for n in names)
     code += "\nassert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
