@@ -37,14 +37,12 @@ class Alignment:
 
     Attributes:
         scale: factor ``a`` put on the model's energy.
-        fitted_scale: what least squares gives for ``a``; other than ``scale`` where it makes no
-            sense, and None where it was not fitted or nothing determines it.
+        fitted_scale: what least squares gives for ``a``, sensible or not; None without a fit.
         offsets: changes of the offsets in eV per atomic number, float64, (zmax,).
         rank: rank of the composition matrix (frames by elements).
         n_elements: number of elements, the rank that determines every offset.
         condition: largest over smallest singular value of that matrix, zeros left out.
-        before: errors on the labels of the model as it was, see
-            :func:`~schnetpack_tpainn.transfer.evaluate.errors`.
+        before: :func:`~schnetpack_tpainn.transfer.evaluate.errors` of the model as it was.
         after: errors on the labels of the model after the fit.
         prior: offsets that the fit is drawn to.
     """
@@ -99,10 +97,8 @@ class Align:
             scale to the forces alone, and is refused where there are none.
         ridge: strength :math:`\lambda` of the pull towards the prior.
         towards: the prior: ``minimum`` (zeros), ``mean`` (for every element the mean energy per
-            atom of the labels), ``atoms`` (isolated-atom energies in the data's metadata, lowered
-            by the labels' mean binding energy per atom, see
-            :func:`~schnetpack_tpainn.data.offsets.bound_atoms`); null takes ``atoms`` where the
-            data have them for all their elements, else ``minimum``.
+            atom of the labels), ``atoms`` (isolated atoms of the data's metadata, less the labels'
+            mean binding energy per atom); null: ``atoms`` where all are known, else ``minimum``.
 
     Raises:
         TransferError: an argument is out of range.
@@ -161,9 +157,9 @@ class Align:
             )
         now = get_offsets(context.model, context.energy_key)
         prior, towards = self._prior(context, predictions, now)
-        fit_scale = self.mode == "offset+scale"
+        scaled = self.mode == "offset+scale"
         # the labels come with the present offsets removed: fitted is the change, so is the prior
-        fit = fit_alignment(predictions, fit_scale, self.energy_weight, self.ridge, prior - now)
+        fit = fit_alignment(predictions, scaled, self.energy_weight, self.ridge, prior - now)
         fit = replace(fit, prior=towards)
         if self.mode == "none":
             return replace(fit, offsets=torch.zeros_like(now), after=fit.before)
@@ -174,28 +170,26 @@ class Align:
 
     def _prior(self, context: Context, p: Predictions, now: Tensor) -> tuple[Tensor, str]:
         """Offsets to be drawn to, in eV, and what they are called."""
-        elements = context.datamodule.elements()
-        prior = torch.zeros_like(now)  # (zmax,)
-        total = p.energy_label + p.composition @ now  # (M,)
-        if self.towards == "mean":
-            prior[elements] = (total / p.n_atoms).mean()
-        if self.towards not in ("atoms", None):
-            return prior, self.towards
-        atoms = context.datamodule.dataset.atomrefs.get(context.energy_key, prior)
-        missing = [chemical_symbols[z] for z in elements if z >= len(atoms) or atoms[z] == 0]
-        if not missing:
-            known = torch.zeros_like(now)
-            known[: len(atoms)] = atoms
-            bound = bound_atoms(p.composition.numpy(), total.numpy(), known.numpy())
-            prior[elements] = torch.from_numpy(bound)[elements]
-            return prior, "atoms"
-        if self.towards == "atoms":
+        elements, prior = context.datamodule.elements(), torch.zeros_like(now)  # (zmax,)
+        atoms = torch.zeros_like(now)
+        found = context.datamodule.dataset.atomrefs.get(context.energy_key, atoms)
+        atoms[: len(found)] = found
+        missing = [chemical_symbols[z] for z in elements if atoms[z] == 0]
+        towards = self.towards or ("minimum" if missing else "atoms")
+        if towards == "minimum":
+            return prior, towards
+        if towards == "mean":
+            atoms = prior
+        elif missing:
             raise TransferError(
                 "transfer.align.towards=atoms: expected isolated-atom energies in the data's "
                 f"metadata, got none for {', '.join(missing)}; label with `tpainn-label "
                 "--atomrefs`, or use transfer.align.towards=mean"
             )
-        return prior, "minimum"
+        total = p.energy_label + p.composition @ now  # (M,)
+        bound = bound_atoms(p.composition.numpy(), total.numpy(), atoms.numpy())
+        prior[elements] = torch.from_numpy(bound)[elements]
+        return prior, towards
 
 
 def _listed(choices: tuple[str, ...]) -> str:

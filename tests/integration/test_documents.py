@@ -37,7 +37,7 @@ def test_spktrain_commands_compose(name: str, words: list[str]) -> None:
 def test_the_other_commands_exist() -> None:
     scripts = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    known = {"git", "cd", "export", "pip", "python", "spktrain", *scripts}
+    known = {"apt-get", "git", "cd", "export", "pip", "python", "spktrain", *scripts}
     for name, words in commands():
         if words[0] == "make":
             assert words[1] in targets, name
