@@ -14,7 +14,7 @@ from schnetpack_tpainn.errors import MDError, TPaiNNError
 
 __all__ = ["main"]
 
-MODEL_KEYS = ("device", "dtype", "energy_key", "force_key", "energy_unit", "skin_ang")
+MODEL_KEYS = ("device", "dtype", "energy_key", "force_key", "energy_unit", "skin_ang", "repulsion")
 
 
 @hydra.main(version_base="1.3", config_path=str(config_dir() / "md"), config_name="tpainn_md")

@@ -13,6 +13,7 @@ from schnetpack_tpainn.md.guard import ExplosionError, Limits
 from schnetpack_tpainn.md.nose_hoover import MTKNPT, NoseHooverNVT
 from schnetpack_tpainn.md.output import read_log
 from schnetpack_tpainn.md.report import MDResult
+from schnetpack_tpainn.md.repulsion import ZBL
 from schnetpack_tpainn.md.run import run_md
 from schnetpack_tpainn.md.settings import MDSettings
 from schnetpack_tpainn.md.structure import read_structure
@@ -23,6 +24,7 @@ __all__ = [
     "NPT",
     "NVE",
     "NVT",
+    "ZBL",
     "Comparison",
     "EnergyDrift",
     "Ensemble",

@@ -21,6 +21,7 @@ from schnetpack_tpainn.md.converter import SystemConverter, check_structure
 from schnetpack_tpainn.md.memory import MemoryCheck
 from schnetpack_tpainn.md.neighbors import VerletList
 from schnetpack_tpainn.md.potential import Potential, open_potential
+from schnetpack_tpainn.md.repulsion import ZBL
 
 __all__ = ["TPaiNNCalculator"]
 
@@ -59,6 +60,8 @@ class TPaiNNCalculator(SpkCalculator):
             length must be Å: none is converted.
         skin_ang: the neighbour list reaches so much further than the cutoff, in Å. It changes no
             energy, only how often the list is made: 0 makes it at every step.
+        repulsion: add the repulsion of nuclei closer than any bond,
+            :class:`~schnetpack_tpainn.md.ZBL`; nothing else changes.
 
     Raises:
         CheckpointError: a portable file is damaged, or does not say how its model is built.
@@ -79,17 +82,20 @@ class TPaiNNCalculator(SpkCalculator):
         stress: bool = False,
         energy_unit: str | None = None,
         skin_ang: float = 0.5,
+        repulsion: bool = False,
     ) -> None:
         if not skin_ang >= 0:
             raise MDError(f"expected skin_ang >= 0, got {skin_ang}")
         potential = open_potential(
             path, device, dtype, energy_key, force_key, stress_key, stress, energy_unit
         )
-        self._set_up(potential, skin_ang, {"model_sha256": file_sha256(path)})
+        self._set_up(potential, skin_ang, repulsion, {"model_sha256": file_sha256(path)})
 
-    def _set_up(self, potential: Potential, skin_ang: float, provenance: dict[str, Any]) -> None:
+    def _set_up(
+        self, potential: Potential, skin_ang: float, repulsion: bool, provenance: dict[str, Any]
+    ) -> None:
         """What all calculators have; the neighbour list is for the cutoff of one potential."""
-        self.potential = potential
+        self.potential, self.repulsion = potential, ZBL() if repulsion else None
         super().__init__(
             potential.model,
             neighbor_list=VerletList(potential.cutoff, skin_ang, potential.device),
@@ -106,6 +112,7 @@ class TPaiNNCalculator(SpkCalculator):
             **provenance,
             "dtype": str(potential.dtype).removeprefix("torch."),
             "energy_unit": potential.energy_unit,
+            "repulsion": repulsion,
         }
 
     def _load_model(self, model: AtomisticModel, device: Any, dtype: Any) -> AtomisticModel:
@@ -138,6 +145,10 @@ class TPaiNNCalculator(SpkCalculator):
             self.potential.check_elements(self.atoms.numbers.tolist())
             self._check_memory(self.atoms)
         self.results = self._evaluate(self.converter(self.atoms), has_stress)
+        if self.repulsion is not None:
+            self.repulsion.calculate(self.atoms)
+            for name in self.results.keys() & self.repulsion.results.keys():
+                self.results[name] = self.results[name] + self.repulsion.results[name]
         self.results["free_energy"] = self.results["energy"]
 
     def _evaluate(self, inputs: dict[str, torch.Tensor], has_stress: bool) -> dict[str, Any]:

@@ -60,6 +60,7 @@ class EnsembleCalculator(TPaiNNCalculator):
         stress: compute the stress even if the models were trained without it.
         energy_unit: the models' unit of energy; by default what they recorded, or eV.
         skin_ang: the neighbour list reaches so much further than the cutoff, in Å.
+        repulsion: add the repulsion of nuclei closer than any bond.
 
     Raises:
         CheckpointError: a file is damaged.
@@ -86,6 +87,7 @@ class EnsembleCalculator(TPaiNNCalculator):
         stress: bool = False,
         energy_unit: str | None = None,
         skin_ang: float = 0.5,
+        repulsion: bool = False,
     ) -> None:
         if not skin_ang >= 0:
             raise MDError(f"expected skin_ang >= 0, got {skin_ang}")
@@ -97,7 +99,7 @@ class EnsembleCalculator(TPaiNNCalculator):
             for source in sources
         ]
         check_alike([_essentials(p) for p in potentials])
-        self._set_up(potentials[0], skin_ang, provenance)
+        self._set_up(potentials[0], skin_ang, repulsion, provenance)
         self.models = [p.model for p in potentials]
         if self.calibration is None:
             log.warning("the spread of these models was never calibrated; its factor is taken as 1")

@@ -4,7 +4,7 @@ import torch
 from ase.build import molecule
 
 from schnetpack_tpainn.errors import MDError
-from schnetpack_tpainn.md import TPaiNNCalculator
+from schnetpack_tpainn.md import ZBL, TPaiNNCalculator
 
 
 def resaved(path, folder, change):
@@ -117,3 +117,18 @@ def test_bad_files_are_refused(tmp_path, content, message):
 def test_bad_arguments_are_refused(water_model, key, value, message):
     with pytest.raises(MDError, match=message):
         TPaiNNCalculator(water_model, **{key: value})
+
+
+def test_repulsion_acts_between_squeezed_atoms_alone(water_model, water):
+    plain, walled = (TPaiNNCalculator(water_model, repulsion=r) for r in (False, True))
+    assert walled.get_potential_energy(water) == plain.get_potential_energy(water)
+    np.testing.assert_array_equal(walled.get_forces(water), plain.get_forces(water))
+    squeezed = water.copy()
+    squeezed.set_distance(0, 1, 0.55, fix=0)
+    wall = ZBL()
+    gain = walled.get_potential_energy(squeezed) - plain.get_potential_energy(squeezed)
+    assert gain == pytest.approx(wall.get_potential_energy(squeezed), abs=1e-9)
+    assert gain > 1.0
+    np.testing.assert_allclose(
+        walled.get_forces(squeezed) - plain.get_forces(squeezed), wall.get_forces(squeezed)
+    )
