@@ -31,8 +31,9 @@ LOGGER = "schnetpack_tpainn.transfer.diagnose"
 
 EPILOG = """\
 examples:
-  tpainn-diagnose data.datapath=labels.db
-  tpainn-diagnose data.datapath=labels.db transfer.checkpoint=runs/gfn2 --trial --steps 500
+  tpainn-diagnose data/source=tpainn_database data.datapath=labels.db data.num_test=100
+  tpainn-diagnose data/source=tpainn_database data.datapath=labels.db data.num_test=100 \\
+      transfer.checkpoint=runs/gfn2 --trial --steps 500
   tpainn-diagnose data/source=tpainn_ethanol data.num_train=50 --output diagnosis.json
 
 It takes what `spktrain experiment=tpainn_autotune` takes, and judges by the training labels alone.

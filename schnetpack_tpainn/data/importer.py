@@ -43,13 +43,14 @@ class TrajectoryImport:
             a Hydra run was started.
         distance_unit: unit of positions and cells, as in ``ase.units`` (``Ang``, ``Bohr``, ``nm``).
         energy_unit: unit of energies (``eV``, ``Hartree``, ``kcal/mol``).
-        forces_unit: unit of forces (``eV/Ang``, ``Hartree/Bohr``).
+        forces_unit: unit of forces (``eV/Ang``, ``Hartree/Bohr``); None without forces.
         energy_key: name of the energy.
-        forces_key: name of the forces.
+        forces_key: name of the forces; None to import energies alone.
         test_files: files whose frames are for tests alone, likewise.
 
     Raises:
-        DataError: no files are given, a file is absent, or a unit is not known.
+        DataError: no files are given, a file is absent, a unit is not known, or one of
+            ``forces_key`` and ``forces_unit`` is None and the other is not.
     """
 
     def __init__(
@@ -57,22 +58,22 @@ class TrajectoryImport:
         files: str | Sequence[str],
         distance_unit: str,
         energy_unit: str,
-        forces_unit: str,
+        forces_unit: str | None,
         energy_key: str = "energy",
-        forces_key: str = "forces",
+        forces_key: str | None = "forces",
         test_files: str | Sequence[str] | None = None,
     ) -> None:
         self.files, self.test_files = _paths(files), _paths(test_files or ())
         if not self.files:
             raise DataError("expected files to import, got an empty list")
-        self._factors = tuple(
-            unit_factor(unit, kind)
-            for unit, kind in (
-                (distance_unit, "distance"),
-                (energy_unit, "energy"),
-                (forces_unit, "forces"),
+        if (forces_key is None) != (forces_unit is None):
+            raise DataError(
+                f"expected forces_key and forces_unit, or both null for energies alone, got "
+                f"forces_key {forces_key} and forces_unit {forces_unit}"
             )
-        )
+        self._to_ang = unit_factor(distance_unit, "distance")
+        self._to_ev = unit_factor(energy_unit, "energy")
+        self._to_ev_per_ang = None if forces_unit is None else unit_factor(forces_unit, "forces")
         self.settings: dict[str, Any] = {
             "source": "TrajectoryImport",
             "files": [_identity(p) for p in self.files],
@@ -117,7 +118,7 @@ class TrajectoryImport:
     def _check_labels(self, file: Path, frames: list[Atoms]) -> None:
         """Refuse a file with frames that lack a label, naming them."""
         lacking = []
-        for name in (self.settings["energy_key"], self.settings["forces_key"]):
+        for name in filter(None, (self.settings["energy_key"], self.settings["forces_key"])):
             which = [k for k, atoms in enumerate(frames) if _find(atoms, name) is None]
             if which:
                 few = ", ".join(map(str, which[:10])) + (", ..." if len(which) > 10 else "")
@@ -132,15 +133,15 @@ class TrajectoryImport:
             )
 
     def _convert(self, atoms: Atoms) -> Atoms:
-        to_ang, to_ev, to_ev_per_ang = self._factors
-        energy, forces = (
-            np.asarray(_find(atoms, self.settings[key]), dtype=np.float64)
-            for key in ("energy_key", "forces_key")
-        )
-        positions, cell = atoms.positions * to_ang, atoms.cell * to_ang
+        energy = np.asarray(_find(atoms, self.settings["energy_key"]), dtype=np.float64).item()
+        forces = None
+        if self._to_ev_per_ang is not None:
+            found = np.asarray(_find(atoms, self.settings["forces_key"]), dtype=np.float64)
+            forces = found * self._to_ev_per_ang
+        positions, cell = atoms.positions * self._to_ang, atoms.cell * self._to_ang
         converted = Atoms(atoms.numbers, positions, cell=cell, pbc=atoms.pbc)
         info = key_values(atoms.info)
-        return labelled(converted, energy.item() * to_ev, forces * to_ev_per_ang, **info)
+        return labelled(converted, energy * self._to_ev, forces, **info)
 
 
 def _paths(files: str | Sequence[str]) -> list[Path]:

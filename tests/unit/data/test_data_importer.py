@@ -122,3 +122,17 @@ def test_refusals(labelled_file: Path, tmp_path: Path) -> None:
     broken.write_text("nothing")
     with pytest.raises(DataError, match="ASE cannot read"):
         TrajectoryImport(str(broken), **EV).make(tmp_path / "x.db")
+
+
+def test_energies_alone(tmp_path: Path) -> None:
+    frames = frames_of(3)
+    for i, atoms in enumerate(frames):
+        atoms.calc = SinglePointCalculator(atoms, energy=-1.0 * i)
+    ase.io.write(tmp_path / "energies.extxyz", frames)
+    none = {"forces_key": None, "forces_unit": None}
+    source = TrajectoryImport(str(tmp_path / "energies.extxyz"), **{**EV, **none})
+    dataset = ASEAtomsData(str(source.make(tmp_path / "x.db")))
+    assert [dataset[i]["energy"].item() for i in range(3)] == [0.0, -1.0, -2.0]
+    assert dataset.available_properties == ["energy"]
+    with pytest.raises(DataError, match="both null for energies alone"):
+        TrajectoryImport(str(tmp_path / "energies.extxyz"), **{**EV, "forces_unit": None})
