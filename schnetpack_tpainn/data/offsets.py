@@ -68,8 +68,8 @@ def fit_offsets(counts: np.ndarray, values: np.ndarray, name: str = "energy") ->
 def bound_atoms(counts: np.ndarray, energies: np.ndarray, atoms: np.ndarray) -> np.ndarray:
     """Energies of atoms in a molecule or solid: free atoms less the mean binding energy per atom.
 
-    A guess for an element that no label has: for fluorine in QM9 it is 0.5 to 4 eV off, a free
-    atom 6 to 10 eV.
+    A guess for an element that no label has: molecules of QM9 with fluorine are 0.7 to 4 eV
+    off with it, 6 to 10 eV with the free atom.
 
     Args:
         counts: atoms of each element per frame, shape (M, Z).

@@ -30,6 +30,7 @@ class ZBL(Calculator):
     Stopping and Range of Ions in Solids, 1985). :math:`S` falls smoothly from 1 at ``inner`` to 0
     at ``outer`` times the sum of the covalent radii, twice differentiable: bonds and contacts of
     ordinary dynamics are longer (0.68 Å for O-H, 1.06 Å for C-C); they keep their energy exactly.
+    SchNetPack's ``ZBLRepulsionEnergy`` is the same function with one cutoff for all pairs.
 
     .. code-block:: python
 

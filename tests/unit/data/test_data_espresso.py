@@ -23,7 +23,7 @@ def water(length: float = 5.0) -> Atoms:
 
 
 @needs_program
-def test_forces_and_stress_are_derivatives_of_the_energy() -> None:
+def test_forces_are_derivatives_of_the_energy_and_dispersion_is_in_all() -> None:
     engine = QuantumEspresso(stress=True, **COARSE)
     engine.calculate(water(), ["energy", "forces"])
     found = engine.results
@@ -39,6 +39,20 @@ def test_forces_and_stress_are_derivatives_of_the_energy() -> None:
     plain.calculate(water())
     assert -0.1 < found["energy"] - plain.results["energy"] < -0.001  # eV, dispersion attracts
     assert not np.allclose(found["stress"], plain.results["stress"], atol=1e-7)
+
+
+@needs_program
+def test_the_stress_is_the_derivative_by_strain() -> None:
+    engine = QuantumEspresso(stress=True, cutoff_ry=70.0, conv_thr_ry=1e-9)  # few Pulay terms
+    engine.calculate(water())
+    stress, energies = engine.results["stress"], []
+    for strain in (0.002, -0.002):
+        strained = water()
+        strained.set_cell(strained.cell.array * (1 + strain), scale_atoms=True)
+        engine.calculate(strained)
+        energies.append(engine.results["energy"])
+    numeric = (energies[0] - energies[1]) / 0.004 / water().get_volume()
+    assert stress[:3].sum() == pytest.approx(numeric, rel=0.01)
 
 
 @needs_program
