@@ -43,6 +43,9 @@ VARIANTS = {
     STOCK: Variant(copy.deepcopy),
     "TPaiNN": Variant(TPaiNN.from_painn),
     "TPaiNN compiled": Variant(TPaiNN.from_painn, partial(TPaiNNPotential, compile=True)),
+    "TPaiNN graphs": Variant(
+        TPaiNN.from_painn, partial(TPaiNNPotential, compile=True, cuda_graphs=True)
+    ),
     "TPaiNN torch": Variant(in_plain_torch),
 }
 

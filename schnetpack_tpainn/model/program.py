@@ -1,10 +1,13 @@
 """A potential's function traced, compiled, and checked against the function itself."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from functorch.compile import min_cut_rematerialization_partition
 from torch import Tensor, fx
+from torch._dispatch.python import enable_python_dispatcher
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.function import once_differentiable
 from torch.func import functionalize
@@ -47,7 +50,7 @@ class Program:
         arguments, tangents = _fakes(function, plan, structure)
         kernel, n = OpaqueKernel(plan.kernel), len(arguments)
         inputs = [*arguments, *tangents]
-        with torch.enable_grad(), inputs[0].fake_mode:  # type: ignore[attr-defined]
+        with _symbolic(inputs[0]), torch.enable_grad():
             graph = make_fx(lambda *x: function(kernel, list(x[:n]), list(x[n:])))(*inputs)
         if function.training:
             graph, second = _halves(graph, inputs, len(tangents))
@@ -146,11 +149,18 @@ def _fakes(
     return arguments, [symbolic(structure.r.new_empty(1, width), N_ATOMS) for width in widths]
 
 
+@contextmanager
+def _symbolic(fake: Any) -> Iterator[None]:
+    """Trace without contents; torch before 2.14 needs Python's dispatcher for symbols as sizes."""
+    with fake.fake_mode, enable_python_dispatcher():
+        yield
+
+
 def _halves(
     graph: fx.GraphModule, inputs: list[Tensor], n_results: int
 ) -> tuple[fx.GraphModule, fx.GraphModule]:
     """Cut a graph into one for the results, and one for what depends on their tangents."""
-    with inputs[0].fake_mode:  # type: ignore[attr-defined]
+    with _symbolic(inputs[0]):
         joint = make_fx(functionalize(fx.Interpreter(graph).run))(*inputs)
     joint.graph.eliminate_dead_code()
     for k, node in enumerate(_inputs(joint)):  # names by which the cutter knows them
@@ -161,8 +171,10 @@ def _halves(
 
 
 def _compiled(graph: fx.GraphModule) -> Any:
-    with torch.no_grad():
-        return torch._inductor.compile(graph, [node.meta["val"] for node in _inputs(graph)])
+    values = [node.meta["val"] for node in _inputs(graph)]
+    device = next(x.device for x in values if isinstance(x, Tensor))
+    with torch.no_grad():  # constants are traced on the CPU, where CUDA graphs cannot read them
+        return torch._inductor.compile(graph.to(device), values)
 
 
 def _inputs(graph: fx.GraphModule) -> list[fx.Node]:

@@ -1,10 +1,12 @@
 """Small structures on a GPU: a program as CUDA graphs, one for each bucket of sizes."""
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from schnetpack_tpainn.model.function import Structure
 from schnetpack_tpainn.model.program import Program
@@ -14,6 +16,8 @@ __all__ = ["Replay", "bucket", "padded"]
 
 GROWTH = 1.25  # from one bucket to the next
 FAR = 1e3  # Å, beyond every cutoff
+
+log = logging.getLogger(__name__)
 
 
 class Replay:
@@ -44,10 +48,31 @@ class Replay:
         sizes = bucket(n_atoms + 1), bucket(len(structure.r))
         arguments = self.program.function.arguments(plan, padded(structure, *sizes))
         if sizes not in self.graphs:
-            run: Any = torch.cuda.make_graphed_callables(self.program.run, tuple(arguments))
-            self.graphs[sizes] = run
-        results = self.graphs[sizes](*arguments)
+            self.graphs[sizes] = self._recorded(tuple(arguments))
+        results = self.graphs[sizes](*_Own.apply(*arguments))
         return [x[:n_atoms].clone() for x in results]  # the next replay overwrites them
+
+    def _recorded(self, arguments: tuple[Tensor, ...]) -> Callable[..., tuple[Tensor, ...]]:
+        try:
+            recorded: Any = torch.cuda.make_graphed_callables(self.program.run, arguments)
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[0]
+            log.warning("T-PaiNN runs without cuda_graphs=true: %s", reason)
+            return self.program.run
+        return recorded
+
+
+class _Own(torch.autograd.Function):
+    """Hands tensors on; their gradients become copies, which the next replay does not overwrite."""
+
+    @staticmethod
+    def forward(_: Any, *tensors: Tensor) -> tuple[Tensor, ...]:
+        return tuple(x.view_as(x) for x in tensors)
+
+    @staticmethod
+    @once_differentiable
+    def backward(_: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        return tuple(x if x is None else x.clone() for x in gradients)
 
 
 def bucket(n: int) -> int:

@@ -1,4 +1,4 @@
-"""The Triton kernel: in Triton's interpreter, and compiled for a GPU that need not be there."""
+"""The Triton kernel: interpreted, on a GPU, and compiled for one that need not be there."""
 
 import os
 import subprocess
@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 triton = pytest.importorskip("triton")
 
@@ -27,12 +28,16 @@ LOOPS = [
 UPDATES = [getattr(triton_update, name) for name in triton_update.__all__]
 
 
+ON_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
 @pytest.mark.slow
-def test_in_the_interpreter():
-    child = Path(__file__).with_name("triton_interpreted.py")
+@pytest.mark.parametrize("settings", [{"TRITON_INTERPRET": "1"}, pytest.param({}, marks=ON_GPU)])
+def test_is_the_numba_kernel(settings):
+    child = Path(__file__).with_name("triton_checks.py")
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", child],
-        env={**os.environ, "TRITON_INTERPRET": "1"},
+        env={**os.environ, **settings},
         capture_output=True,
         text=True,
         timeout=600,

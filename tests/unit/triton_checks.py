@@ -1,8 +1,10 @@
-"""The Triton kernel in Triton's interpreter, on the CPU: against numba's, and in a whole model.
+"""The Triton kernel against numba's, and in a whole model: on a GPU, or in Triton's interpreter.
 
-``test_kernels_triton.py`` runs this in a process of its own, for TRITON_INTERPRET=1 must be set
-before anything imports triton.
+``test_kernels_triton.py`` runs this in a process of its own, for TRITON_INTERPRET=1, with which it
+runs on the CPU, must be set before anything imports triton.
 """
+
+import os
 
 import pytest
 import schnetpack.nn as snn
@@ -17,9 +19,10 @@ from schnetpack_tpainn.representation import TPaiNN
 
 N_ATOMS, N_KNOTS, CUTOFF = 5, 10, 4.0
 INDICES = (properties.idx_i, properties.idx_j)
-BOUNDS = {torch.float32: 1e-5, torch.float64: 1e-12}
+BOUNDS = {torch.float32: 3e-5, torch.float64: 1e-12}
 SIZES = [(torch.float32, 8), (torch.float64, 20), (torch.float32, 128)]
 NUMBA, TRITON = NumbaKernel(), TritonKernel()
+DEVICE = "cpu" if os.environ.get("TRITON_INTERPRET") else "cuda"
 
 
 def neighbours(dtype=torch.float64):
@@ -65,9 +68,16 @@ def arguments(pairs, r, n, with_y):
 
 def results(kernel, name, pairs, given, shapes):
     """What a method makes of outputs that hold one (those that it sets, and those it adds to)."""
-    outputs = [torch.ones(shape, dtype=given[0].dtype) for shape in shapes]
+    device = DEVICE if kernel is TRITON else "cpu"
+    given = [x.to(device) if isinstance(x, torch.Tensor) else x for x in given]
+    outputs = [torch.ones(shape, dtype=given[0].dtype, device=device) for shape in shapes]
     getattr(kernel, name)(*([pairs] if pairs else []), *given, *outputs)
-    return outputs
+    return [x.cpu() for x in outputs]
+
+
+def triton_pairs(*tensors):
+    """Pairs as the Triton kernel sorts them, on its device."""
+    return TRITON.pairs(*(x.to(DEVICE) for x in tensors), N_ATOMS)
 
 
 def assert_same(got, expected):
@@ -79,8 +89,8 @@ def assert_same(got, expected):
 @pytest.mark.parametrize(("dtype", "n"), SIZES)
 def test_sums_over_pairs_agree_with_numba(dtype, n, with_y):
     r, i, j = neighbours(dtype)
-    expected, got = NUMBA.pairs(r, i, j, N_ATOMS), TRITON.pairs(r, i, j, N_ATOMS)
-    assert all(torch.equal(x, y) for x, y in zip(got, expected, strict=True))
+    expected, got = NUMBA.pairs(r, i, j, N_ATOMS), triton_pairs(r, i, j)
+    assert all(torch.equal(x.cpu(), y) for x, y in zip(got, expected, strict=True))
     for name, (given, shapes) in arguments(expected, r[expected.order], n, with_y).items():
         assert_same(
             results(TRITON, name, got, given, shapes),
@@ -112,21 +122,25 @@ def test_updates_agree_with_numba(dtype, n):
         )
 
 
+def on_device(pairs):
+    return Pairs(*(x if x is None else x.to(DEVICE) for x in pairs))
+
+
 def test_a_pair_just_below_the_cutoff_reads_the_last_interval():
     d = torch.nextafter(torch.tensor(CUTOFF).double(), torch.tensor(0.0).double())
     r = torch.stack([d, -d]).unsqueeze(1) * torch.eye(3, dtype=torch.float64)[0]
     pairs = Pairs(torch.tensor([0, 1, 2, 2, 2, 2]), torch.tensor([1, 0]), None)
     given, shapes = arguments(pairs, r, 8, True)["message"]
-    got = results(TRITON, "message", pairs, given, shapes)
+    got = results(TRITON, "message", on_device(pairs), given, shapes)
     assert_same(got, results(NUMBA, "message", pairs, given, shapes))
     assert not torch.equal(got[0][:2], torch.ones(2, 8, dtype=torch.float64))
 
 
 def test_no_pairs_at_all():
     r, i, j = torch.empty(0, 3), torch.empty(0, dtype=torch.int64), torch.empty(0).long()
-    pairs = TRITON.pairs(r, i, j, N_ATOMS)
+    pairs = triton_pairs(r, i, j)
     assert pairs.starts.tolist() == [0] * 6
-    cases = arguments(pairs, r, 8, True)
+    cases = arguments(Pairs(*(x if x is None else x.cpu() for x in pairs)), r, 8, True)
     assert all((x == 1).all() for x in results(TRITON, "message", pairs, *cases["message"]))
     assert not any(
         x[:, :2].any() for x in results(TRITON, "grad_atoms", pairs, *cases["grad_atoms"])
@@ -138,7 +152,7 @@ def test_no_pairs_at_all():
 def test_pairs_with_atoms_that_do_not_exist_are_spoilt(receiver, wrong):
     r, i, j = neighbours()
     (i if receiver else j)[3] = wrong
-    pairs = TRITON.pairs(r, i, j, N_ATOMS)
+    pairs = triton_pairs(r, i, j)
     assert (pairs.idx_j == -1).all()
     assert pairs.starts[0] == 0
     assert pairs.starts[-1] == len(r)
@@ -148,11 +162,15 @@ def model(backend, dtype):
     """A potential with a small TPaiNN; the weights are the same every time."""
     torch.manual_seed(0)
     basis, cutoff_fn = snn.GaussianRBF(6, CUTOFF), snn.CosineCutoff(CUTOFF)
-    return testing.potential(TPaiNN(8, 2, basis, cutoff_fn, backend=backend)).to(dtype)
+    return testing.potential(TPaiNN(8, 2, basis, cutoff_fn, backend=backend)).to(DEVICE, dtype)
+
+
+def batch_of(systems, dtype):
+    return {key: x.to(DEVICE) for key, x in testing.batch(systems, CUTOFF, dtype).items()}
 
 
 def inputs(dtype):
-    return testing.batch(testing.systems()[:2], CUTOFF, dtype)
+    return batch_of(testing.systems()[:2], dtype)
 
 
 def evaluate(potential, batch):
@@ -187,7 +205,7 @@ def without_a_pair(batch):
 def with_position(*xyz):
     def change(batch):
         positions = batch[properties.R].clone()
-        positions[0] = positions[1] + torch.tensor(xyz)
+        positions[0] = positions[1] + torch.tensor(xyz, device=DEVICE)
         return batch | {properties.R: positions}
 
     return change
@@ -204,5 +222,5 @@ SPOILT = {
 
 @pytest.mark.parametrize("spoil", SPOILT.values(), ids=SPOILT)
 def test_an_unsuitable_list_gives_no_number(spoil):
-    batch = spoil(testing.batch(testing.systems()[3:], CUTOFF, torch.float32))
+    batch = spoil(batch_of(testing.systems()[3:], torch.float32))
     assert all(x.isnan().all() for x in evaluate(model("triton", torch.float32), batch))

@@ -1,0 +1,78 @@
+"""The potential and MD on a GPU against the CPU's plain torch."""
+
+import pytest
+import torch
+from ase.build import molecule
+
+from schnetpack_tpainn import testing
+from schnetpack_tpainn.md import TPaiNNCalculator
+from schnetpack_tpainn.model import TPaiNNPotential
+from tests.unit.test_compiled import potential
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+VARIANTS = {
+    "as it is": {"compile": False},
+    "compiled": {},
+    "CUDA graphs": {"cuda_graphs": True},
+}
+
+
+def batch(n: int, device: str) -> dict[str, torch.Tensor]:
+    systems = [atoms for atoms in testing.systems() if len(atoms) > 1][:n]
+    given = testing.batch(systems, 4.0, torch.float32)
+    return {key: x.to(device) for key, x in given.items()}
+
+
+def gradients(model: TPaiNNPotential, *batches: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Energies, forces and the gradients of a loss of both, added up over batches."""
+    model.zero_grad()
+    for inputs in batches:
+        found = model(dict(inputs))
+        (found["energy"].square().sum() + found["forces"].square().sum()).backward()
+    named = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    return {key: x.detach().cpu().double() for key, x in (found | named).items()}
+
+
+def assert_close(got: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    assert got.keys() == expected.keys()
+    for key, y in expected.items():
+        bound = (1e-4 if "." in key else 1e-5) * float(y.abs().max())  # parameters have dots
+        torch.testing.assert_close(got[key], y, rtol=0, atol=max(bound, 1e-6), msg=key)
+
+
+@pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
+def test_energies_and_forces_are_those_of_the_cpu(variant: dict[str, bool]) -> None:
+    model, plain = potential(**variant).cuda().eval(), potential(compile=False).eval()
+    plain.representation.backend = "torch"
+    for n in (1, 2, 3, 1):  # other sizes in between
+        got = {key: x.cpu().double() for key, x in model(batch(n, "cuda")).items()}
+        expected = {key: x.detach().double() for key, x in plain(batch(n, "cpu")).items()}
+        assert_close(got, expected)
+    used = model.representation.backend_used
+    assert used == ("triton, compiled" if model.compiles else "triton")
+
+
+@pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
+def test_training_steps_are_those_of_the_cpu(variant: dict[str, bool]) -> None:
+    model, plain = potential(**variant).cuda().train(), potential(compile=False).train()
+    plain.representation.backend = "torch"
+    for sizes in ([1], [3], [2], [1, 1], [3, 1]):
+        got = gradients(model, *(batch(n, "cuda") for n in sizes))
+        assert_close(got, gradients(plain, *(batch(n, "cpu") for n in sizes)))
+        with torch.no_grad():  # a graph must see the weights as they are
+            for p in (*model.parameters(), *plain.parameters()):
+                p.mul_(1.01)
+    used = model.representation.backend_used
+    assert used == ("triton, compiled" if model.compiles else "triton")
+
+
+def test_dynamics_give_the_forces_of_the_cpu(tmp_path) -> None:
+    path = tmp_path / "best_model"
+    torch.save(potential(compile=False), path)
+    atoms = molecule("CH3CH2OH")
+    found = {}
+    for device in ("cpu", "cuda"):
+        atoms.calc = TPaiNNCalculator(path, device=device)
+        found[device] = atoms.get_potential_energy(), atoms.get_forces()
+    assert found["cuda"][0] == pytest.approx(found["cpu"][0], rel=1e-5)
+    assert abs(found["cuda"][1] - found["cpu"][1]).max() < 1e-5 * abs(found["cpu"][1]).max()
