@@ -13,6 +13,7 @@ from schnetpack_tpainn.errors import LabelError
 
 __all__ = [
     "MODELS",
+    "POLARIZATION",
     "build_system",
     "fitting_cutoff",
     "lattice_nm",
@@ -27,6 +28,7 @@ MODELS = {  # flexible water
 }
 LONGEST_CUTOFF_ANG = 9.0
 SHORTEST_CUTOFF_ANG = 4.5  # chosen without being asked for
+POLARIZATION = "polarization"  # attribute of a refitted iAMOEBA file
 MARGIN = 1.01  # box over twice the cutoff: room for a finite strain
 EWALD_TOLERANCE = 1e-5  # of labels; OpenMM's own, 5e-4, does for moving atoms
 SWITCH_ANG = 1.0  # over which Lennard-Jones terms end
@@ -130,9 +132,9 @@ def build_system(
             "nonbondedMethod": app.PME,
             "nonbondedCutoff": cutoff_ang / 10,
         }
-    if model == "iamoeba":
-        options["polarization"] = "direct"  # what the i stands for
     files = model_files(model)
+    if model == "iamoeba" or any(_directly_polarized(name) for name in files):
+        options["polarization"] = "direct"  # what the i stands for
     try:
         system = app.ForceField(*files).createSystem(
             topology, constraints=None, rigidWater=False, removeCMMotion=False, **options
@@ -152,6 +154,12 @@ def build_system(
     _refuse_rigid(system, topology, files)
     _refuse_charged(system, files)
     return system
+
+
+def _directly_polarized(name: str) -> bool:
+    """Whether a file of one's own says so."""
+    path = Path(name)
+    return path.is_file() and f'{POLARIZATION}="direct"' in path.read_text("utf-8")
 
 
 def _drop_empty(system: Any) -> None:

@@ -10,7 +10,7 @@ import torch
 from schnetpack_tpainn.data.bondgraph import BondGraph
 from schnetpack_tpainn.data.correction import Correction
 from schnetpack_tpainn.data.internal import PLAIN, InternalTerms
-from schnetpack_tpainn.data.ridge import RidgeFit, fit_ridge
+from schnetpack_tpainn.data.ridge import RidgeFit, beyond_chance, fit_ridge
 from schnetpack_tpainn.errors import DataError
 
 __all__ = ["Residuals", "check_settings", "fit_correction"]
@@ -81,7 +81,7 @@ def fit_correction(
     :func:`~schnetpack_tpainn.data.ridge.fit_ridge`, with one free constant b per molecule. Columns
     are scaled to the same mean square, those of ``PLAIN`` terms to nine times as much. The
     correction is used if in cross-validation the squares of the forces' errors are smaller than
-    without, by more than the standard error of the difference over the folds; else it has
+    without, by more than two standard errors of the difference over the folds; else it has
     constants alone, and a warning says so.
 
     Args:
@@ -194,10 +194,8 @@ class _Design:
 
     def better(self, fit: RidgeFit, n_folds: int) -> bool:
         """Whether forces are predicted better than without a correction, beyond chance."""
-        gain = (fit.left_out_before**2 - fit.left_out**2)[self.n :]
-        fold = self.label[self.n :] % n_folds
-        means = np.bincount(fold, gain) / np.bincount(fold)
-        return bool(means.mean() > means.std(ddof=1) / np.sqrt(n_folds))
+        before, after = fit.left_out_before[self.n :], fit.left_out[self.n :]
+        return beyond_chance(before, after, self.label[self.n :] % n_folds)
 
     def errors(self, fit: RidgeFit) -> dict[str, dict[str, float]]:
         """Errors of labels predicted by the others, in meV and meV/Å."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["RidgeFit", "fit_ridge"]
+__all__ = ["RidgeFit", "beyond_chance", "fit_ridge"]
 
 STRENGTHS = np.logspace(-11, 3, 29)  # per row
 
@@ -30,7 +30,11 @@ class RidgeFit:
 
 
 def fit_ridge(
-    x: np.ndarray, y: np.ndarray, free: np.ndarray, folds: Sequence[np.ndarray]
+    x: np.ndarray,
+    y: np.ndarray,
+    free: np.ndarray,
+    folds: Sequence[np.ndarray],
+    strengths: Sequence[float] | np.ndarray = STRENGTHS,
 ) -> RidgeFit:
     r"""Least squares with a penalty whose strength is chosen by cross-validation.
 
@@ -48,6 +52,7 @@ def fit_ridge(
         free: columns :math:`B` that are not penalised: orthonormal, each without overlap of its
             rows with another's, shape (R, B). One that a fold holds whole is fitted to it.
         folds: rows of each fold; each row is in one.
+        strengths: :math:`\lambda` to choose from.
 
     Returns:
         The fit.
@@ -57,16 +62,31 @@ def fit_ridge(
     kept = s > s.max(initial=0.0) * max(x.shape) * np.finfo(float).eps
     u, s, vt = u[:, kept], s[kept], vt[kept]
     projected = u.T @ y
-    shrunk = [s**2 / (s**2 + len(y) * strength) for strength in STRENGTHS]
+    shrunk = [s**2 / (s**2 + len(y) * strength) for strength in strengths]
     before = _left_out(y, u, np.zeros(len(s)), free, folds)
     best, best_loss, strength = before, float(before @ before), np.inf
     chosen = np.zeros(len(s))
-    for share, candidate in zip(shrunk, STRENGTHS, strict=True):
+    for share, candidate in zip(shrunk, strengths, strict=True):
         found = _left_out(y - u @ (share * projected), u, share, free, folds)
         if found @ found < best_loss:
             best, best_loss, strength = found, float(found @ found), float(candidate)
             chosen = share
     return RidgeFit(vt.T @ (chosen * projected / s), strength, len(s), best, before)
+
+
+def beyond_chance(before: np.ndarray, after: np.ndarray, fold: np.ndarray) -> bool:
+    """Whether squares of errors are smaller by more than two standard errors over folds.
+
+    Args:
+        before: errors, shape (R,).
+        after: errors that are hoped to be smaller, shape (R,).
+        fold: fold of each row, from 0, shape (R,).
+
+    Returns:
+        True if so.
+    """
+    means = np.bincount(fold, before**2 - after**2) / np.bincount(fold)
+    return bool(means.mean() > 2 * means.std(ddof=1) / np.sqrt(len(means)))
 
 
 def _left_out(

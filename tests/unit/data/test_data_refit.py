@@ -170,14 +170,13 @@ def test_what_does_not_predict_is_not_used(caplog) -> None:
     np.testing.assert_allclose(added, energies.mean())
 
 
-def test_the_left_out_residuals_are_those_of_leaving_out(monkeypatch) -> None:
+def test_the_left_out_residuals_are_those_of_leaving_out() -> None:
     rng = np.random.default_rng(0)
     x, free = rng.normal(size=(24, 8)), np.zeros((24, 2))
     free[:9, 0], free[9:18, 1] = 1 / 3, 1 / 3
     y = x[:, :4].sum(1) + 5 * free[:, 0] + 0.1 * rng.normal(size=24)
     folds = [np.arange(k, 24, 4) for k in range(4)]
-    monkeypatch.setattr("schnetpack_tpainn.data.ridge.STRENGTHS", [0.03])
-    fit = fit_ridge(x, y, free, folds)
+    fit = fit_ridge(x, y, free, folds, [0.03])
     assert fit.strength == 0.03
     for rows in folds:
         rest = np.setdiff1d(np.arange(24), rows)
