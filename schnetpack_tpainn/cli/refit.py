@@ -105,8 +105,9 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         from schnetpack_tpainn.data.openmm_refit import refit_openmm
 
-        if arguments.output.suffix != ".xml":
-            raise DataError(f"expected an output that ends with .xml, got {arguments.output}")
+        output = arguments.output
+        if output.suffix != ".xml" or output.exists():
+            raise DataError(f"expected a new file that ends with .xml, got -o {output}")
         refit = refit_openmm(
             _labels(arguments),
             arguments.model,
@@ -115,8 +116,8 @@ def main(words: Sequence[str] | None = None) -> int:
             arguments.folds,
             arguments.platform,
         )
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        refit.write(arguments.output)
+        output.parent.mkdir(parents=True, exist_ok=True)
+        refit.write(output)
     except TPaiNNError as error:
         print("tpainn-refit:", *str(error).split(), file=sys.stderr)
         return 2

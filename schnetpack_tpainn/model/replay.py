@@ -33,6 +33,7 @@ class Replay:
     def __init__(self, program: Program) -> None:
         self.program = program
         self.graphs: dict[tuple[int, int], Callable[..., tuple[Tensor, ...]]] = {}
+        self.places: list[int] = []  # of the weights that the graphs read
 
     def __call__(self, plan: Plan, structure: Structure) -> list[Tensor]:
         """Compute as the program does.
@@ -47,6 +48,9 @@ class Replay:
         n_atoms = len(structure.z)
         sizes = bucket(n_atoms + 1), bucket(len(structure.r))
         arguments = self.program.function.arguments(plan, padded(structure, *sizes))
+        places = [x.data_ptr() for x in arguments[: len(self.program.function.names)]]
+        if places != self.places:
+            self.graphs, self.places = {}, places
         if sizes not in self.graphs:
             self.graphs[sizes] = self._recorded(tuple(arguments))
         results = self.graphs[sizes](*_Own.apply(*arguments))

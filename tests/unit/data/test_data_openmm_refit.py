@@ -133,7 +133,8 @@ def test_command_line_sees_training_labels_alone(other: list[str], tmp_path: Pat
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["-o", "a.txt"], "ends with .xml"),
+        (["-o", "a.txt"], "a new file that ends with .xml"),
+        (["-o", "model.xml"], "a new file that ends with .xml"),
         (["-o", "a.xml", "-n", "9"], "expected -n from 2 to the 2 labels"),
         (["-o", "a.xml", "--folds", "3"], "expected folds"),
     ],
@@ -142,7 +143,9 @@ def test_command_line_writes_nothing_on_bad_input(
     words: list[str], message: str, tmp_path: Path, capsys, monkeypatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    Path("model.xml").write_text(SPCFW)
     ase.io.write("labels.extxyz", labels("spcfw", 2))
     assert main(["labels.extxyz", "--cutoff", "3.0", "--model", "spcfw", *words]) == 2
     assert message in capsys.readouterr().err
-    assert [p.name for p in tmp_path.iterdir()] == ["labels.extxyz"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["labels.extxyz", "model.xml"]
+    assert Path("model.xml").read_text() == SPCFW
