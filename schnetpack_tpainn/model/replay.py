@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from typing import Any
+from weakref import ref
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from schnetpack_tpainn.representation.fused import Plan
 __all__ = ["Replay", "bucket", "padded"]
 
 GROWTH = 1.25  # from one bucket to the next
+GRAPHS = 2  # for a bucket, of passes before the first's gradient
 FAR = 1e3  # Å, beyond every cutoff
 
 log = logging.getLogger(__name__)
@@ -24,7 +26,8 @@ class Replay:
     """Runs a program by replaying CUDA graphs, which hold the GPU's work of a whole pass.
 
     A graph is for fixed sizes: structures are padded to buckets, and each bucket has its graph,
-    recorded when it is first met.
+    recorded when it is first met. What a training pass keeps for its gradient stays in the graph's
+    memory, so that a pass before that gradient takes a second graph, and the program beyond.
 
     Args:
         program: the program, on a GPU.
@@ -32,8 +35,9 @@ class Replay:
 
     def __init__(self, program: Program) -> None:
         self.program = program
-        self.graphs: dict[tuple[int, int], Callable[..., tuple[Tensor, ...]]] = {}
+        self.graphs: dict[tuple[int, int], list[_Graph]] = {}
         self.places: list[int] = []  # of the weights that the graphs read
+        self.failed = False
 
     def __call__(self, plan: Plan, structure: Structure) -> list[Tensor]:
         """Compute as the program does.
@@ -45,38 +49,72 @@ class Replay:
         Returns:
             The program's results.
         """
-        n_atoms = len(structure.z)
+        n_atoms, function = len(structure.z), self.program.function
         sizes = bucket(n_atoms + 1), bucket(len(structure.r))
-        arguments = self.program.function.arguments(plan, padded(structure, *sizes))
-        places = [x.data_ptr() for x in arguments[: len(self.program.function.names)]]
+        arguments = tuple(function.arguments(plan, padded(structure, *sizes)))
+        places = [x.data_ptr() for x in arguments[: len(function.names)]]
         if places != self.places:
             self.graphs, self.places = {}, places
-        if sizes not in self.graphs:
-            self.graphs[sizes] = self._recorded(tuple(arguments))
-        results = self.graphs[sizes](*_Own.apply(*arguments))
+        graph = self._free(sizes, arguments)
+        if graph is None:
+            results = self.program.run(*arguments)
+        elif function.training:
+            use = _Use()
+            graph.use = ref(use)
+            results = graph.run(*_Own.apply(use, *arguments))
+        else:
+            with torch.no_grad():
+                results = graph.run(*arguments)
         return [x[:n_atoms].clone() for x in results]  # the next replay overwrites them
 
-    def _recorded(self, arguments: tuple[Tensor, ...]) -> Callable[..., tuple[Tensor, ...]]:
+    def _free(self, sizes: tuple[int, int], arguments: tuple[Tensor, ...]) -> "_Graph | None":
+        """A graph that no gradient waits for; None if there can be none."""
+        graphs = self.graphs.setdefault(sizes, [])
+        free = next((graph for graph in graphs if not graph.awaited()), None)
+        if free is not None or len(graphs) == GRAPHS or self.failed:
+            return free
         try:
-            recorded: Any = torch.cuda.make_graphed_callables(self.program.run, arguments)
+            graphs.append(_Graph(torch.cuda.make_graphed_callables(self.program.run, arguments)))
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[0]
             log.warning("T-PaiNN runs without cuda_graphs=true: %s", reason)
-            return self.program.run
-        return recorded
+            self.failed = True
+            return None
+        return graphs[-1]
+
+
+class _Use:
+    """A training pass, until its gradient is computed or dropped."""
+
+    over = False
+
+
+class _Graph:
+    """A recorded pass, and the last use of it."""
+
+    def __init__(self, run: Any) -> None:
+        self.run: Callable[..., tuple[Tensor, ...]] = run
+        self.use: Callable[[], _Use | None] = lambda: None
+
+    def awaited(self) -> bool:
+        """Whether a gradient of its last use can still be asked for."""
+        use = self.use()
+        return use is not None and not use.over
 
 
 class _Own(torch.autograd.Function):
     """Hands tensors on; their gradients become copies, which the next replay does not overwrite."""
 
     @staticmethod
-    def forward(_: Any, *tensors: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, use: _Use, *tensors: Tensor) -> tuple[Tensor, ...]:
+        ctx.use = use
         return tuple(x.view_as(x) for x in tensors)
 
     @staticmethod
     @once_differentiable
-    def backward(_: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        return tuple(x if x is None else x.clone() for x in gradients)
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        ctx.use.over = True
+        return None, *(x if x is None else x.clone() for x in gradients)
 
 
 def bucket(n: int) -> int:

@@ -1,8 +1,11 @@
 """The potential and MD on a GPU against the CPU's plain torch."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from ase.build import molecule
+from schnetpack import properties
 
 from schnetpack_tpainn import testing
 from schnetpack_tpainn.md import TPaiNNCalculator
@@ -28,7 +31,15 @@ def gradients(model: TPaiNNPotential, *batches: dict[str, torch.Tensor]) -> dict
     model.zero_grad()
     for inputs in batches:
         found = model(dict(inputs))
-        (found["energy"].square().sum() + found["forces"].square().sum()).backward()
+        loss(found).backward()
+    return on_cpu(model, found)
+
+
+def loss(found: dict[str, torch.Tensor]) -> torch.Tensor:
+    return found["energy"].square().sum() + found["forces"].square().sum()
+
+
+def on_cpu(model: TPaiNNPotential, found: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     named = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     return {key: x.detach().cpu().double() for key, x in (found | named).items()}
 
@@ -40,12 +51,21 @@ def assert_close(got: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]
         torch.testing.assert_close(got[key], y, rtol=0, atol=max(bound, 1e-6), msg=key)
 
 
+@pytest.fixture(autouse=True)
+def no_fallback(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Fail where a warning says that something else ran."""
+    yield
+    assert not [r.message for r in caplog.get_records("call") if "runs without" in r.message]
+
+
 @pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
 def test_energies_and_forces_are_those_of_the_cpu(variant: dict[str, bool]) -> None:
     model, plain = potential(**variant).cuda().eval(), potential(compile=False).eval()
     plain.representation.backend = "torch"
     for n in (1, 2, 3, 1):  # other sizes in between
-        got = {key: x.cpu().double() for key, x in model(batch(n, "cuda")).items()}
+        results = model(batch(n, "cuda"))
+        assert not (model.compiles and any(x.requires_grad for x in results.values()))
+        got = {key: x.detach().cpu().double() for key, x in results.items()}
         expected = {key: x.detach().double() for key, x in plain(batch(n, "cpu")).items()}
         assert_close(got, expected)
     used = model.representation.backend_used
@@ -67,6 +87,20 @@ def test_training_steps_are_those_of_the_cpu(variant: dict[str, bool]) -> None:
                     p.data = p.data.clone()  # and where they are
     used = model.representation.backend_used
     assert used == ("triton, compiled" if model.compiles else "triton")
+
+
+@pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
+def test_several_passes_before_one_gradient(variant: dict[str, bool]) -> None:
+    model, plain = potential(**variant).cuda().train(), potential(compile=False).train()
+    plain.representation.backend = "torch"
+    found = []
+    for network, device in ((model, "cuda"), (plain, "cpu")):
+        moved = batch(2, device)
+        moved[properties.R] = moved[properties.R] * 1.02
+        results = [network(dict(given)) for given in (batch(2, device), moved, batch(2, device))]
+        sum(loss(x) for x in results).backward()
+        found.append(on_cpu(network, results[1]))
+    assert_close(*found)
 
 
 def test_dynamics_give_the_forces_of_the_cpu(tmp_path) -> None:
