@@ -60,25 +60,31 @@ def _parser() -> argparse.ArgumentParser:
 
 def _labels(arguments: argparse.Namespace) -> list[Any]:
     from ase.io import read
+    from ase.io.formats import UnknownFileTypeError
 
     from schnetpack_tpainn.data.additive import read_labelled
     from schnetpack_tpainn.data.training import existing_file, training_rows
 
     path, number = existing_file(str(arguments.labels)), arguments.number
     if arguments.split is not None:
+        if path.suffix != ".db":
+            raise DataError(f"expected the database that --split is of (data.datapath), got {path}")
         split = existing_file(str(arguments.split))
         return list(read_labelled(path, training_rows(split, number, path)))
     try:
         frames = list(read_labelled(path)) if path.suffix == ".db" else read(path, ":")
-    except (ValueError, OSError, IndexError, KeyError) as error:
-        raise DataError(f"expected labelled structures, cannot read {path}: {error}") from error
+    except (ValueError, OSError, IndexError, KeyError, UnknownFileTypeError) as error:
+        raise DataError(
+            f"expected labelled structures, cannot read {path}: {error}; give a database or a file "
+            "that ASE reads"
+        ) from error
     if number is not None and not 2 <= number <= len(frames):
         raise DataError(f"expected -n from 2 to the {len(frames)} labels of {path}, got {number}")
     return list(frames[:number])
 
 
 def _table(summary: dict[str, Any]) -> Table:
-    table = Table("parameter", "before", "after")
+    table = Table("parameter", "before", "after" if summary["used"] else "after (fit not used)")
     for name, change in summary["parameters"].items():
         before, after = change if isinstance(change, list) else (1.0, change)
         table.add_row(name, f"{before:.6g}", f"{after:.6g}")

@@ -17,7 +17,9 @@ FITTED = {  # force and its entries -> attributes, each fitted by a factor of it
     "HarmonicBondForce/Bond": ("length", "k"),
     "HarmonicAngleForce/Angle": ("angle", "k"),
     "PeriodicTorsionForce/Proper": ("k1", "k2", "k3", "k4", "k5", "k6"),
+    "PeriodicTorsionForce/Improper": ("k1", "k2", "k3", "k4", "k5", "k6"),
     "RBTorsionForce/Proper": ("c0", "c1", "c2", "c3", "c4", "c5"),
+    "RBTorsionForce/Improper": ("c0", "c1", "c2", "c3", "c4", "c5"),
     "NonbondedForce/Atom": ("sigma", "epsilon"),
     "AmoebaBondForce/Bond": ("length", "k"),
     "AmoebaAngleForce/Angle": ("angle1", "k"),
@@ -57,9 +59,9 @@ class Parameters:
         self.names: list[str] = []
         self._places: list[list[tuple[Any, str, float]]] = []
         for place, attributes in FITTED.items():
-            for entry in self._root.findall(place):
+            for k, entry in enumerate(self._root.findall(place), 1):
                 for attribute in attributes:
-                    self._add(f"{place} {_types(entry)} {attribute}", [(entry, attribute)])
+                    self._add(f"{place} {k} {_types(entry)} {attribute}", [(entry, attribute)])
         charged = [
             (e, names) for place, names in CHARGES.items() for e in self._root.findall(place)
         ]

@@ -71,10 +71,10 @@ def refit_openmm(
 
     .. math:: \min_p \; |r(p)|^2 / s^2 + |p|^2 / 0.3^2
 
-    with the residuals' variance :math:`s^2` at the minimum: what labels do not determine stays.
-    The fit is used if in cross-validation over the labels, linearised at the minimum, the squares
-    of the forces' errors are smaller than without, by more than two standard errors of the
-    difference over the folds; else the force field stays as it is, and a warning says so.
+    with the variance :math:`s^2` of the residuals at a first minimum: what labels do not determine
+    stays. The fit is used if in cross-validation over the labels, linearised at the minimum, the
+    squares of the forces' errors are smaller than without, by Student's t over the folds at 95 %;
+    else the force field stays as it is, and a warning says so.
 
     Args:
         frames: labelled structures (Å, eV, eV/Å) of equal composition.
@@ -98,32 +98,28 @@ def refit_openmm(
     problem = _Problem(frames, Parameters(model), topology, cutoff_ang, platform)
     with tqdm(desc="fitting parameters", unit=" evaluations") as progress:
         before = problem.residuals(np.zeros(problem.n))
-        best, variance = problem.solve(before, progress)
-        after, jacobian = problem.residuals(best.x), best.jac[: len(before)]
-    n = len(frames)
-    label = np.concatenate([np.arange(n), np.repeat(np.arange(n), problem.rows_of_a_label)])
-    free = np.zeros((len(before), 1))
-    free[:n] = 1 / np.sqrt(n)
-    rows = [np.flatnonzero(label % folds == k) for k in range(folds)]
-    ridge = variance / WIDTH**2 / len(before)
-    seen = fit_ridge(-jacobian, after - jacobian @ best.x, free, rows, [ridge])
-    used = beyond_chance(before[n:], seen.left_out[n:], label[n:] % folds)
+        best, ridge = problem.solve(before, progress)
+    fold = problem.label % folds
+    after = problem.left_out(best, ridge, fold)
+    used = beyond_chance(before[len(frames) :], after[len(frames) :], fold[len(frames) :])
     if not used:
         log.warning(
             "the refitted parameters predict labels that they have not seen no better than the "
             "force field as it is: they are not used"
         )
     factors = np.exp(best.x) if used else np.ones(problem.n)
+    before = problem.without_own_constant(before, fold)
     return OpenMMRefit(
         problem.parameters.xml(factors),
         {
             "model": model if isinstance(model, str) else list(model),
+            "cutoff_ang": cutoff_ang,
             "used": used,
-            "n_labels": n,
+            "n_labels": len(frames),
             "folds": folds,
             "cross_validation_mev": {
                 "before": problem.errors(before),
-                "after": problem.errors(seen.left_out),
+                "after": problem.errors(after),
             },
             "parameters": problem.parameters.changes(factors),
         },
@@ -133,11 +129,16 @@ def refit_openmm(
 def _check_labels(frames: Sequence[Atoms]) -> None:
     found = sorted({atoms.get_chemical_formula() for atoms in frames})
     if len(found) > 1:
-        raise DataError(f"expected labels of one composition, got {', '.join(found[:3])}")
+        raise DataError(
+            f"expected labels of one composition, got {', '.join(found[:3])}; fit to one of them"
+        )
     for k, atoms in enumerate(frames):
         results = {} if atoms.calc is None else atoms.calc.results
         if "energy" not in results or "forces" not in results:
-            raise DataError(f"expected an energy and forces in every label, label {k} has none")
+            raise DataError(
+                f"expected an energy and forces in every label, label {k} has none; label it, or "
+                "leave it out"
+            )
 
 
 class _Problem:
@@ -158,7 +159,8 @@ class _Problem:
             "platform": platform,
         }
         self.weight = ENERGY_WEIGHT_PER_ANG / np.sqrt(len(frames[0]))
-        self.rows_of_a_label = 3 * len(frames[0])
+        places = np.arange(len(frames))
+        self.label = np.concatenate([places, np.repeat(places, 3 * len(frames[0]))])  # of a row
         self.target = self._weighted([a.calc.results for a in frames])
 
     def _weighted(self, results: Sequence[Any]) -> np.ndarray:
@@ -179,8 +181,8 @@ class _Problem:
         return self.target - self._weighted(found)
 
     def solve(self, before: np.ndarray, progress: Any) -> tuple[Any, float]:
-        """The minimum, with its Jacobian, and the variance, which a first minimum gives."""
-        variance, start = float((before**2).mean()), np.zeros(self.n)
+        """The minimum, with its Jacobian, and the ridge, of the variance at a first minimum."""
+        ridge, start = float((before**2).mean()) / WIDTH**2, np.zeros(self.n)
 
         def rows(p: np.ndarray, ridge: float) -> np.ndarray:
             progress.update()
@@ -190,7 +192,7 @@ class _Problem:
                 if not p.any():
                     raise
                 found = np.full(len(before), FAILED)
-            return np.concatenate([found, ridge * p])
+            return np.concatenate([found, np.sqrt(ridge) * p])
 
         def slopes(p: np.ndarray, ridge: float) -> np.ndarray:
             here, moves = rows(p, ridge), STEP * np.eye(self.n)
@@ -205,11 +207,28 @@ class _Problem:
                 x_scale="jac",
                 ftol=TOLERANCE,
                 xtol=TOLERANCE,
-                args=(np.sqrt(variance) / WIDTH,),
+                args=(ridge,),
             )
             if not last:
-                start, variance = best.x, float((best.fun[: len(before)] ** 2).mean())
-        return best, variance
+                start, ridge = best.x, float((best.fun[: len(before)] ** 2).mean()) / WIDTH**2
+        return best, ridge
+
+    def left_out(self, best: Any, ridge: float, fold: np.ndarray) -> np.ndarray:
+        """Residuals of labels predicted without their folds, linearised at the minimum."""
+        n, rows = len(self.frames), len(self.label)
+        free = np.zeros((rows, 1))
+        free[:n] = 1 / np.sqrt(n)
+        x, y = -best.jac[:rows], best.fun[:rows] - best.jac[:rows] @ best.x
+        folds = [np.flatnonzero(fold == k) for k in range(fold.max() + 1)]
+        return fit_ridge(x, y, free, folds, [ridge / rows]).left_out
+
+    def without_own_constant(self, residuals: np.ndarray, fold: np.ndarray) -> np.ndarray:
+        """Residuals whose energies' constant is that of the other folds."""
+        n, out = len(self.frames), residuals.copy()
+        for k in range(fold.max() + 1):
+            own = fold[:n] == k
+            out[:n][own] -= residuals[:n][~own].mean()
+        return out
 
     def errors(self, residuals: np.ndarray) -> dict[str, float]:
         """Errors in meV and meV/Å."""

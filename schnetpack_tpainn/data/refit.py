@@ -65,7 +65,7 @@ def check_settings(
     if not 2 <= chosen <= n_labels:
         raise DataError(
             f"expected folds from 2 to the number of labels, {n_labels}, got {chosen}; give two "
-            "labels at least, or set data.source.folds=null"
+            "labels at least, and leave folds at null"
         )
     if not radii or min(radii) < 0:
         raise DataError(f"expected radii of 0 bonds or more, got {list(radii)}; set [0, 1]")
@@ -81,7 +81,7 @@ def fit_correction(
     :func:`~schnetpack_tpainn.data.ridge.fit_ridge`, with one free constant b per molecule. Columns
     are scaled to the same mean square, those of ``PLAIN`` terms to nine times as much. The
     correction is used if in cross-validation the squares of the forces' errors are smaller than
-    without, by more than two standard errors of the difference over the folds; else it has
+    without, by Student's t over the folds at 95 %; else it has
     constants alone, and a warning says so.
 
     Args:

@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.stats import t as student_t
 
 __all__ = ["RidgeFit", "beyond_chance", "fit_ridge"]
 
-STRENGTHS = np.logspace(-11, 3, 29)  # per row
+STRENGTHS = (np.inf, *np.logspace(-11, 3, 29))  # per row
+CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,7 @@ def fit_ridge(
     y: np.ndarray,
     free: np.ndarray,
     folds: Sequence[np.ndarray],
-    strengths: Sequence[float] | np.ndarray = STRENGTHS,
+    strengths: Sequence[float] = STRENGTHS,
 ) -> RidgeFit:
     r"""Least squares with a penalty whose strength is chosen by cross-validation.
 
@@ -44,7 +46,7 @@ def fit_ridge(
     fit has not seen follow from those it has seen, :math:`(1 - H_{kk})^{-1} (y - \hat y)_k`, and
     one singular value decomposition serves all folds and strengths (Hastie, Tibshirani and
     Friedman, The Elements of Statistical Learning, 2nd ed., section 7.10). The strength with the
-    least mean square is taken; without a column is among the choices.
+    least mean square is taken; an infinite one, without a column, is among the choices.
 
     Args:
         x: columns :math:`X` that are penalised alike, shape (R, P).
@@ -62,20 +64,19 @@ def fit_ridge(
     kept = s > s.max(initial=0.0) * max(x.shape) * np.finfo(float).eps
     u, s, vt = u[:, kept], s[kept], vt[kept]
     projected = u.T @ y
-    shrunk = [s**2 / (s**2 + len(y) * strength) for strength in strengths]
     before = _left_out(y, u, np.zeros(len(s)), free, folds)
-    best, best_loss, strength = before, float(before @ before), np.inf
-    chosen = np.zeros(len(s))
-    for share, candidate in zip(shrunk, strengths, strict=True):
+    best, strength, chosen = before, np.inf, np.zeros(len(s))
+    least = np.inf
+    for candidate in strengths:
+        share = s**2 / (s**2 + len(y) * candidate)
         found = _left_out(y - u @ (share * projected), u, share, free, folds)
-        if found @ found < best_loss:
-            best, best_loss, strength = found, float(found @ found), float(candidate)
-            chosen = share
+        if found @ found < least:
+            least, best, strength, chosen = float(found @ found), found, float(candidate), share
     return RidgeFit(vt.T @ (chosen * projected / s), strength, len(s), best, before)
 
 
 def beyond_chance(before: np.ndarray, after: np.ndarray, fold: np.ndarray) -> bool:
-    """Whether squares of errors are smaller by more than two standard errors over folds.
+    """Whether squares of errors are smaller, by Student's t of the folds' means at 95 %.
 
     Args:
         before: errors, shape (R,).
@@ -86,7 +87,8 @@ def beyond_chance(before: np.ndarray, after: np.ndarray, fold: np.ndarray) -> bo
         True if so.
     """
     means = np.bincount(fold, before**2 - after**2) / np.bincount(fold)
-    return bool(means.mean() > 2 * means.std(ddof=1) / np.sqrt(len(means)))
+    bound = student_t.ppf(CONFIDENCE, len(means) - 1) * means.std(ddof=1) / np.sqrt(len(means))
+    return bool(means.mean() > bound)
 
 
 def _left_out(

@@ -54,8 +54,10 @@ def test_finds_the_parameters_that_made_the_labels(other: list[str], tmp_path: P
     refit = refit_openmm(labels(other), "spcfw", cutoff_ang=3.0)
     found = refit.summary["parameters"]
     assert refit.summary["used"]
-    assert found["HarmonicBondForce/Bond OW-HW length"] == pytest.approx([0.1012, 0.105], rel=1e-3)
-    assert found["HarmonicBondForce/Bond OW-HW k"][1] == pytest.approx(443153, rel=5e-3)
+    assert found["HarmonicBondForce/Bond 1 OW-HW length"] == pytest.approx(
+        [0.1012, 0.105], rel=1e-3
+    )
+    assert found["HarmonicBondForce/Bond 1 OW-HW k"][1] == pytest.approx(443153, rel=5e-3)
     assert found["charges"] == pytest.approx(1.1, rel=5e-3)
     errors = refit.summary["cross_validation_mev"]
     assert errors["after"]["forces_mae"] < 0.02 * errors["before"]["forces_mae"]
@@ -64,6 +66,23 @@ def test_finds_the_parameters_that_made_the_labels(other: list[str], tmp_path: P
     for a, b in zip(unseen, truth, strict=True):
         assert np.abs(a.get_forces() - b.get_forces()).max() < 0.02  # of up to 10 eV/Å
     assert json.loads((tmp_path / "refitted.refit.json").read_text()) == refit.summary
+
+
+def test_left_out_errors_are_those_of_fits_without_a_label(other: list[str], tmp_path) -> None:
+    frames = labels(other, 4, noise=0.05)
+    expected = refit_openmm(frames, "spcfw", cutoff_ang=3.0, folds=4).summary
+    squares = []
+    for k in range(4):
+        refit_openmm([*frames[:k], *frames[k + 1 :]], "spcfw", cutoff_ang=3.0).write(
+            tmp_path / f"{k}.xml"
+        )
+        engine = OpenMMForceField([str(tmp_path / f"{k}.xml")], cutoff_ang=3.0)
+        predicted = compute_label(frames[k], engine).get_forces()
+        squares.append((frames[k].get_forces() - predicted) ** 2)
+    rms = 1e3 * float(np.sqrt(np.mean(squares)))
+    errors = expected["cross_validation_mev"]
+    assert errors["after"]["forces_rms"] == pytest.approx(rms, rel=0.03)
+    assert errors["before"]["forces_rms"] > 5 * rms
 
 
 def test_noise_is_not_fitted(caplog: pytest.LogCaptureFixture) -> None:
@@ -135,6 +154,7 @@ def test_command_line_sees_training_labels_alone(other: list[str], tmp_path: Pat
     [
         (["-o", "a.txt"], "a new file that ends with .xml"),
         (["-o", "model.xml"], "a new file that ends with .xml"),
+        (["-o", "a.xml", "--split", "split.npz"], "the database that --split is of"),
         (["-o", "a.xml", "-n", "9"], "expected -n from 2 to the 2 labels"),
         (["-o", "a.xml", "--folds", "3"], "expected folds"),
     ],
