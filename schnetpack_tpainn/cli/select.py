@@ -28,9 +28,10 @@ examples:
   tpainn-label next.xyz -o next.db --calculator pyscf xc=pbe0 basis=def2-svp
 
 methods:
+  kmeans     centres of clusters, those without a labelled frame, in the features of a model, the
+             pretrained one in the first place
   farthest   one after the other the frame farthest from all that are labelled or chosen, in the
-             features of a model, the pretrained one in the first place
-  kmeans     centres of clusters in the same space, those without a labelled frame
+             same space
   committee  where the forces of several models are farthest apart
   random     the control
 
@@ -52,8 +53,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-m",
         "--method",
-        default="farthest",
-        help="farthest (default), kmeans, committee or random",
+        default="kmeans",
+        help="kmeans (default), farthest, committee or random",
     )
     parser.add_argument(
         "--reduce", default="max", help="committee: max (default) or mean over the atoms of a frame"

@@ -55,7 +55,7 @@ class SelectionSettings:
     """
 
     n: int
-    method: str = "farthest"
+    method: str = "kmeans"
     seed: int = 0
     reduce: str = "max"
     tolerance_ang: float = 0.01

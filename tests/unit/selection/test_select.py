@@ -100,7 +100,7 @@ def test_an_ensemble_counts_as_its_members(tmp_path: Path, checkpoint: Path) -> 
     for path in (tmp_path, tmp_path / ENSEMBLE_NAME):
         found = select(pool, SelectionSettings(3, "committee"), [path])
         assert (found.index, found.scores) == (apart.index, apart.scores)
-    with pytest.raises(SelectionError, match="expected 1 model for method farthest"):
+    with pytest.raises(SelectionError, match="expected 1 model for method kmeans"):
         select(pool, SelectionSettings(1), [tmp_path])
 
 

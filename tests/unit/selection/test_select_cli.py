@@ -54,7 +54,7 @@ def test_the_output_goes_into_tpainn_label(here: Path, models: list[Path], capsy
     for row in rows:
         assert row.positions == pytest.approx(pool[row.pool_index].positions, abs=1e-7)
         assert row.temperature_k == 100 + row.pool_index
-        assert row.selection_method == "farthest"
+        assert row.selection_method == "kmeans"
         assert np.isfinite(row.data["energy"]).all()
 
 
@@ -96,7 +96,7 @@ def test_the_control_needs_no_model(here: Path) -> None:
         (["pool.extxyz", "-m", "random", "-n", "13"], "expected 13 frames, got 12 of 12 frames"),
         (["pool.extxyz", "-m", "best"], "expected a method of committee, farthest, kmeans, random"),
         (["pool.extxyz", "-m", "committee", "--model", "MODEL"], "expected two models or more"),
-        (["pool.extxyz"], "expected 1 model for method farthest"),
+        (["pool.extxyz"], "expected 1 model for method kmeans"),
         (["pool.extxyz", "--model", "no"], "got no: no such file"),
         (["broken.xyz", "-m", "random"], "ASE cannot read structures from broken.xyz"),
         (["absent.xyz", "-m", "random"], "file absent.xyz does not exist"),
