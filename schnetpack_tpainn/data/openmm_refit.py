@@ -68,13 +68,10 @@ def refit_openmm(
     Bonds, angles, torsions, Lennard-Jones (or Halgren's) parameters and polarizabilities are
     multiplied by factors :math:`e^{p_k}`, all charges and multipoles by one, so that molecules
     keep their charges. Least squares of forces and energies, but for one constant of all labels,
-
-    .. math:: \min_p \; |r(p)|^2 / s^2 + |p|^2 / 0.3^2
-
-    with the variance :math:`s^2` of the residuals at a first minimum: what labels do not determine
-    stays. The fit is used if in cross-validation over the labels, linearised at the minimum, the
-    squares of the forces' errors are smaller than without, by Student's t over the folds at 95 %;
-    else the force field stays as it is, and a warning says so.
+    :math:`\min_p |r(p)|^2 / s^2 + |p|^2 / 0.3^2`, with the variance :math:`s^2` of the residuals at
+    a first minimum: what labels do not determine stays. The fit is used if in cross-validation,
+    linearised at the minimum, the squares of the forces' errors are smaller than without, by
+    Student's t over the folds at 95 %; else the force field stays as it is, with a warning.
 
     Args:
         frames: labelled structures (Å, eV, eV/Å) of equal composition.
@@ -88,9 +85,9 @@ def refit_openmm(
         The force field.
 
     Raises:
-        DataError: there are fewer than two labels, a label has no energy or no forces, the labels
-            have several compositions, the force field is in several files, or has no parameters
-            that are fitted or more than 200.
+        DataError: there are fewer than two labels, one without energy or forces, or several
+            compositions; the force field is in several files, or has none of these parameters or
+            more than 200.
         LabelError: OpenMM is not installed, or cannot compute the labels' structures.
     """
     _check_labels(frames)
@@ -99,31 +96,23 @@ def refit_openmm(
     with tqdm(desc="fitting parameters", unit=" evaluations") as progress:
         before = problem.residuals(np.zeros(problem.n))
         best, ridge = problem.solve(before, progress)
-    fold = problem.label % folds
-    after = problem.left_out(best, ridge, fold)
-    used = beyond_chance(before[len(frames) :], after[len(frames) :], fold[len(frames) :])
+    used, errors = problem.cross_validation(before, best, ridge, folds)
     if not used:
         log.warning(
             "the refitted parameters predict labels that they have not seen no better than the "
             "force field as it is: they are not used"
         )
     factors = np.exp(best.x) if used else np.ones(problem.n)
-    before = problem.without_own_constant(before, fold)
-    return OpenMMRefit(
-        problem.parameters.xml(factors),
-        {
-            "model": model if isinstance(model, str) else list(model),
-            "cutoff_ang": cutoff_ang,
-            "used": used,
-            "n_labels": len(frames),
-            "folds": folds,
-            "cross_validation_mev": {
-                "before": problem.errors(before),
-                "after": problem.errors(after),
-            },
-            "parameters": problem.parameters.changes(factors),
-        },
-    )
+    summary = {
+        "model": model if isinstance(model, str) else list(model),
+        "cutoff_ang": cutoff_ang,
+        "used": used,
+        "n_labels": len(frames),
+        "folds": folds,
+        "cross_validation_mev": errors,
+        "parameters": problem.parameters.changes(factors),
+    }
+    return OpenMMRefit(problem.parameters.xml(factors), summary)
 
 
 def _check_labels(frames: Sequence[Atoms]) -> None:
@@ -212,6 +201,16 @@ class _Problem:
             if not last:
                 start, ridge = best.x, float((best.fun[: len(before)] ** 2).mean()) / WIDTH**2
         return best, ridge
+
+    def cross_validation(
+        self, before: np.ndarray, best: Any, ridge: float, folds: int
+    ) -> tuple[bool, dict[str, Any]]:
+        """Whether forces are predicted better, and the errors of labels left out."""
+        n, fold = len(self.frames), self.label % folds
+        after = self.left_out(best, ridge, fold)
+        used = beyond_chance(before[n:], after[n:], fold[n:])
+        before = self.without_own_constant(before, fold)
+        return used, {"before": self.errors(before), "after": self.errors(after)}
 
     def left_out(self, best: Any, ridge: float, fold: np.ndarray) -> np.ndarray:
         """Residuals of labels predicted without their folds, linearised at the minimum."""
