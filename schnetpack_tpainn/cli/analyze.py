@@ -1,8 +1,6 @@
 """``tpainn-analyze``: properties of liquids, and of other systems, from MD trajectories."""
 
 import argparse
-import logging
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from schnetpack_tpainn.errors import AnalysisError, TPaiNNError
+from schnetpack_tpainn.cli.command import run_command
+from schnetpack_tpainn.errors import AnalysisError
 
 __all__ = ["main"]
 
@@ -144,11 +143,4 @@ def main(words: Sequence[str] | None = None) -> int:
     Returns:
         0 when the analysis is written, 2 on an error of use.
     """
-    arguments = _parser().parse_args(words)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    try:
-        _analyse(arguments, Console())
-    except TPaiNNError as error:
-        print("tpainn-analyze:", *str(error).split(), file=sys.stderr)
-        return 2
-    return 0
+    return run_command(_parser(), _analyse, words)

@@ -1,8 +1,6 @@
 """``tpainn-export``: a trained model as one portable file, which opens without running code."""
 
 import argparse
-import logging
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from schnetpack_tpainn.errors import CheckpointError, TPaiNNError
+from schnetpack_tpainn.cli.command import run_command
+from schnetpack_tpainn.errors import CheckpointError
 from schnetpack_tpainn.files import write_json
 
 __all__ = ["main"]
@@ -143,11 +142,4 @@ def main(words: Sequence[str] | None = None) -> int:
     Returns:
         0 when it is written, 2 on an error of use.
     """
-    arguments = _parser().parse_args(words)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    try:
-        _export(arguments, Console())
-    except TPaiNNError as error:
-        print(f"tpainn-export: {error}", file=sys.stderr)
-        return 2
-    return 0
+    return run_command(_parser(), _export, words)

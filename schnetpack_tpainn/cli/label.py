@@ -1,7 +1,6 @@
 """``tpainn-label``: energies and forces of any structures with any ASE calculator."""
 
 import argparse
-import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,8 @@ from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from schnetpack_tpainn.errors import DataError, LabelError, TPaiNNError
+from schnetpack_tpainn.cli.command import run_command
+from schnetpack_tpainn.errors import DataError, LabelError
 from schnetpack_tpainn.files import file_sha256
 
 __all__ = ["calculator_node", "main", "read_sources"]
@@ -190,13 +190,8 @@ def main(words: Sequence[str] | None = None) -> int:
     Returns:
         0 when all frames are labelled, 1 when some failed, 2 on an error of use.
     """
-    arguments = _parser().parse_args(words)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
-        return _label(arguments, Console())
-    except TPaiNNError as error:
-        print(f"tpainn-label: {error}", file=sys.stderr)
-        return 2
+        return run_command(_parser(), _label, words)
     except KeyboardInterrupt:
         print("tpainn-label: stopped; the same command goes on from here", file=sys.stderr)
         return 2

@@ -1,8 +1,6 @@
 """``tpainn-refit``: an OpenMM force field's own parameters, fitted to few labels."""
 
 import argparse
-import logging
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from schnetpack_tpainn.errors import DataError, TPaiNNError
+from schnetpack_tpainn.cli.command import run_command
+from schnetpack_tpainn.errors import DataError
 
 __all__ = ["main"]
 
@@ -97,6 +96,25 @@ def _table(summary: dict[str, Any]) -> Table:
     return table
 
 
+def _refit(arguments: argparse.Namespace, console: Console) -> None:
+    from schnetpack_tpainn.data.openmm_refit import refit_openmm
+
+    output = arguments.output
+    if output.suffix != ".xml" or output.exists():
+        raise DataError(f"expected a new file that ends with .xml, got -o {output}")
+    refit = refit_openmm(
+        _labels(arguments),
+        arguments.model,
+        arguments.topology,
+        arguments.cutoff,
+        arguments.folds,
+        arguments.platform,
+    )
+    output.parent.mkdir(parents=True, exist_ok=True)
+    refit.write(output)
+    console.print(_table(refit.summary))
+
+
 def main(words: Sequence[str] | None = None) -> int:
     """Refit from the command line.
 
@@ -106,26 +124,4 @@ def main(words: Sequence[str] | None = None) -> int:
     Returns:
         0 when the force field is written, 2 on an error of use.
     """
-    arguments = _parser().parse_args(words)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    try:
-        from schnetpack_tpainn.data.openmm_refit import refit_openmm
-
-        output = arguments.output
-        if output.suffix != ".xml" or output.exists():
-            raise DataError(f"expected a new file that ends with .xml, got -o {output}")
-        refit = refit_openmm(
-            _labels(arguments),
-            arguments.model,
-            arguments.topology,
-            arguments.cutoff,
-            arguments.folds,
-            arguments.platform,
-        )
-        output.parent.mkdir(parents=True, exist_ok=True)
-        refit.write(output)
-    except TPaiNNError as error:
-        print("tpainn-refit:", *str(error).split(), file=sys.stderr)
-        return 2
-    Console().print(_table(refit.summary))
-    return 0
+    return run_command(_parser(), _refit, words)

@@ -1,8 +1,6 @@
 """``tpainn-select``: the frames of a pool to label next."""
 
 import argparse
-import logging
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import islice
@@ -12,8 +10,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from schnetpack_tpainn.cli.command import run_command
 from schnetpack_tpainn.cli.label import read_sources
-from schnetpack_tpainn.errors import DataError, TPaiNNError
+from schnetpack_tpainn.errors import DataError
 from schnetpack_tpainn.files import file_sha256, write_json
 
 __all__ = ["add_options", "main", "read_settings"]
@@ -199,11 +198,4 @@ def main(words: Sequence[str] | None = None) -> int:
     Returns:
         0 when the selection is written, 2 on an error of use.
     """
-    arguments = _parser().parse_args(words)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    try:
-        _select(arguments, Console())
-    except TPaiNNError as error:
-        print("tpainn-select:", *str(error).split(), file=sys.stderr)
-        return 2
-    return 0
+    return run_command(_parser(), _select, words)

@@ -31,7 +31,8 @@ CHARGES = {  # attributes that one factor fits for all, so that every molecule k
     "NonbondedForce/Atom": ("charge",),
     "Residues/Residue/Atom": ("charge",),
     "AmoebaMultipoleForce/Multipole": (
-        "c0 d1 d2 d3 q11 q21 q22 q31 q32 q33".split()  # noqa: SIM905 - as the files name them
+        *("c0", "d1", "d2", "d3"),
+        *("q11", "q21", "q22", "q31", "q32", "q33"),
     ),
 }
 MOST = 200  # parameters, each of which costs an evaluation of all labels at every step

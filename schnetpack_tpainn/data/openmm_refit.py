@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from schnetpack_tpainn.data.openmm import OpenMMForceField
 from schnetpack_tpainn.data.openmm_parameters import Parameters
-from schnetpack_tpainn.data.refit import check_settings
+from schnetpack_tpainn.data.refit import ENERGY_WEIGHT_PER_ANG, check_settings, errors_mev
 from schnetpack_tpainn.data.ridge import beyond_chance, fit_ridge
 from schnetpack_tpainn.errors import DataError, LabelError
 from schnetpack_tpainn.files import write_json, write_text
@@ -25,11 +25,9 @@ log = logging.getLogger(__name__)
 
 WIDTH = 0.3  # of the prior on the logarithm of a factor
 LARGEST = 2.0  # factor
-ENERGY_WEIGHT_PER_ANG = 3.0  # 1 eV of error counts as 3 eV/Å, over the root of the number of atoms
 STEP = 1e-3  # of a derivative by the logarithm of a factor
 TOLERANCE = 1e-4  # of the minimum and its place
 FAILED = 1e3  # residual where a force field cannot be evaluated
-MEV = 1e3  # meV in an eV
 
 
 @dataclass(frozen=True)
@@ -231,10 +229,5 @@ class _Problem:
 
     def errors(self, residuals: np.ndarray) -> dict[str, float]:
         """Errors in meV and meV/Å."""
-        energies = residuals[: len(self.frames)] / self.weight
-        forces = residuals[len(self.frames) :]
-        return {
-            "energy_mae": MEV * float(np.abs(energies).mean()),
-            "forces_mae": MEV * float(np.abs(forces).mean()),
-            "forces_rms": MEV * float(np.sqrt((forces**2).mean())),
-        }
+        n = len(self.frames)
+        return errors_mev(residuals[:n] / self.weight, residuals[n:])

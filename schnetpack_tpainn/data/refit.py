@@ -13,7 +13,13 @@ from schnetpack_tpainn.data.internal import PLAIN, InternalTerms
 from schnetpack_tpainn.data.ridge import RidgeFit, beyond_chance, fit_ridge
 from schnetpack_tpainn.errors import DataError
 
-__all__ = ["Residuals", "check_settings", "fit_correction"]
+__all__ = [
+    "ENERGY_WEIGHT_PER_ANG",
+    "Residuals",
+    "check_settings",
+    "errors_mev",
+    "fit_correction",
+]
 
 log = logging.getLogger(__name__)
 
@@ -132,6 +138,23 @@ def fit_correction(
     )
 
 
+def errors_mev(energies_ev: np.ndarray, forces_ev_per_ang: np.ndarray) -> dict[str, float]:
+    """Mean absolute errors, and the root mean square of forces, in meV and meV/Å.
+
+    Args:
+        energies_ev: errors of energies.
+        forces_ev_per_ang: errors of forces, any shape.
+
+    Returns:
+        ``energy_mae``, ``forces_mae``, ``forces_rms``.
+    """
+    return {
+        "energy_mae": MEV * float(np.abs(energies_ev).mean()),
+        "forces_mae": MEV * float(np.abs(forces_ev_per_ang).mean()),
+        "forces_rms": MEV * float(np.sqrt((forces_ev_per_ang**2).mean())),
+    }
+
+
 def _elements(graphs: dict[str, BondGraph], constants: dict[str, float]) -> dict[int, float]:
     """Constants as sums over elements, by least squares of least norm."""
     found = sorted({z for graph in graphs.values() for z in graph.numbers})
@@ -201,12 +224,7 @@ class _Design:
         """Errors of labels predicted by the others, in meV and meV/Å."""
         found = {}
         for when, left in (("before", fit.left_out_before), ("after", fit.left_out)):
-            energies, forces = left[: self.n] / ENERGY_WEIGHT_PER_ANG, left[self.n :]
-            found[when] = {
-                "energy_mae": MEV * float(np.abs(energies).mean()),
-                "forces_mae": MEV * float(np.abs(forces).mean()),
-                "forces_rms": MEV * float(np.sqrt((forces**2).mean())),
-            }
+            found[when] = errors_mev(left[: self.n] / ENERGY_WEIGHT_PER_ANG, left[self.n :])
         return found
 
 

@@ -151,7 +151,7 @@ def _fakes(
 
 @contextmanager
 def _symbolic(fake: Any) -> Iterator[None]:
-    """Trace without contents; torch before 2.14 needs Python's dispatcher for symbols as sizes."""
+    """Trace without contents; torch 2.11 needs Python's dispatcher for symbols as sizes."""
     with fake.fake_mode, enable_python_dispatcher():
         yield
 

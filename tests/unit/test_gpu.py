@@ -26,6 +26,13 @@ def batch(n: int, device: str) -> dict[str, torch.Tensor]:
     return {key: x.to(device) for key, x in given.items()}
 
 
+def both(variant: dict[str, bool], training: bool) -> tuple[TPaiNNPotential, TPaiNNPotential]:
+    """A potential on the GPU, and the same in plain torch on the CPU."""
+    plain = potential(compile=False).train(training)
+    plain.representation.backend = "torch"
+    return potential(**variant).cuda().train(training), plain
+
+
 def gradients(model: TPaiNNPotential, *batches: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Energies, forces and the gradients of a loss of both, added up over batches."""
     model.zero_grad()
@@ -60,8 +67,7 @@ def no_fallback(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 
 @pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
 def test_energies_and_forces_are_those_of_the_cpu(variant: dict[str, bool]) -> None:
-    model, plain = potential(**variant).cuda().eval(), potential(compile=False).eval()
-    plain.representation.backend = "torch"
+    model, plain = both(variant, training=False)
     for n in (1, 2, 3, 1):  # other sizes in between
         results = model(batch(n, "cuda"))
         assert not (model.compiles and any(x.requires_grad for x in results.values()))
@@ -74,8 +80,7 @@ def test_energies_and_forces_are_those_of_the_cpu(variant: dict[str, bool]) -> N
 
 @pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
 def test_training_steps_are_those_of_the_cpu(variant: dict[str, bool]) -> None:
-    model, plain = potential(**variant).cuda().train(), potential(compile=False).train()
-    plain.representation.backend = "torch"
+    model, plain = both(variant, training=True)
     for sizes in ([1], [3], [2], [1, 1], [3, 1]):
         got = gradients(model, *(batch(n, "cuda") for n in sizes))
         assert_close(got, gradients(plain, *(batch(n, "cpu") for n in sizes)))
@@ -91,8 +96,7 @@ def test_training_steps_are_those_of_the_cpu(variant: dict[str, bool]) -> None:
 
 @pytest.mark.parametrize("variant", VARIANTS.values(), ids=VARIANTS)
 def test_several_passes_before_one_gradient(variant: dict[str, bool]) -> None:
-    model, plain = potential(**variant).cuda().train(), potential(compile=False).train()
-    plain.representation.backend = "torch"
+    model, plain = both(variant, training=True)
     found = []
     for network, device in ((model, "cuda"), (plain, "cpu")):
         moved = batch(2, device)
