@@ -33,6 +33,7 @@ MISSING = {
     ],
     "tpainn_database": ["data.datapath=a.db"],
     "tpainn_autotune_water": ["data.source.files=[a.xyz]"],
+    "tpainn_extxyz": ["data.source.files=[a.xyz]", "data.source.test_files=[b.xyz]"],
     "tpainn_displacement": ["data.source.structures=[CCO]"],
     "tpainn_relabel": ["data.source.frames=a.db"],
     "tpainn_increments": ["data.source.labels=a.db", "data.source.split_file=a.npz"],
