@@ -18,7 +18,8 @@ examples:
   tpainn-refit labels.db -o refitted.xml --model spcfw -n 10
   tpainn-refit water.db -o refitted.xml --model iamoeba --split runs/autotune/split.npz
   tpainn-refit methanol.extxyz -o refitted.xml --model gaff.xml --topology box.pdb
-  spktrain experiment=tpainn_pretrain_water data.source.model=[refitted.xml]
+  spktrain experiment=tpainn_pretrain_water data.source.model=[refitted.xml] \\
+      data.datapath=data/water_refitted.db
 
 Lengths and constants of bonds and angles, torsions, Lennard-Jones parameters and polarizabilities
 each get a factor between 1/2 and 2, all charges one. OUTPUT.refit.json has them, and the errors

@@ -115,7 +115,7 @@ class TPaiNNDataModule(CachedDataModule):
             raise DataError(
                 f"data set {path} does not exist: give its path as data.datapath, or a source "
                 "that makes it (data/source=tpainn_rdkit, tpainn_calculator, tpainn_import, "
-                "tpainn_ethanol, tpainn_qm9)"
+                "tpainn_extxyz, tpainn_ethanol, tpainn_water_dft, tpainn_qm9)"
             )
         for key in ("n_frames", "n_molecules"):
             if (n := self.source.settings.get(key)) is not None:

@@ -1,9 +1,9 @@
-"""The DFT data set that comes with the package."""
+"""The DFT data sets that come with the package."""
 
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from ase import Atoms
@@ -13,9 +13,8 @@ from schnetpack_tpainn.data.store import fingerprint, labelled, write_database
 from schnetpack_tpainn.errors import DataError
 from schnetpack_tpainn.files import file_sha256
 
-__all__ = ["EmbeddedEthanol"]
+__all__ = ["EmbeddedEthanol", "EmbeddedWater"]
 
-SHIPPED = Path(__file__).with_name("ethanol_wb97x.npz")
 PARTS = ("pool", "test")
 
 
@@ -39,15 +38,19 @@ class EmbeddedEthanol:
         DataError: the archive is not there.
     """
 
+    shipped: ClassVar[Path] = Path(__file__).with_name("ethanol_wb97x.npz")
+    script: ClassVar[str] = "datasets/ethanol.py"
+    kept: ClassVar[tuple[str, ...]] = ("temperature_k",)
+
     def __init__(self, path: str | Path | None = None) -> None:
-        self.path = Path(path) if path else SHIPPED
+        self.path = Path(path) if path else self.shipped
         if not self.path.is_file():
             raise DataError(
-                f"expected the ethanol data at {self.path}, got no file; reinstall "
-                "schnetpack-tpainn, or make it with datasets/ethanol.py"
+                f"expected the data of {type(self).__name__} at {self.path}, got no file; "
+                f"reinstall schnetpack-tpainn, or make it with {self.script}"
             )
         digest = file_sha256(self.path)
-        self.settings: dict[str, Any] = {"source": "EmbeddedEthanol", "sha256": digest}
+        self.settings: dict[str, Any] = {"source": type(self).__name__, "sha256": digest}
 
     def make(self, path: str | Path) -> Path:
         """Write the database; it must not exist.
@@ -61,19 +64,38 @@ class EmbeddedEthanol:
         with np.load(self.path) as archive:
             arrays = dict(archive)
         metadata = json.loads(str(arrays["metadata"]))
-        atomrefs = {"energy": element_values(metadata["isolated_atoms_ev"])}
+        atoms = metadata.get("isolated_atoms_ev")
+        atomrefs = {"energy": element_values(atoms)} if atoms else None
         metadata |= {**self.settings, "fingerprint": fingerprint(self.settings)}
         return write_database(path, self._frames(arrays), metadata, atomrefs)
 
     def _frames(self, arrays: dict[str, np.ndarray]) -> Iterator[Atoms]:
         for part in PARTS:
-            fields = ("positions", "energy", "forces", "temperature_k")
-            columns = (arrays[f"{part}_{name}"] for name in fields)
-            for positions, energy, forces, temperature in zip(*columns, strict=True):
+            fields = ("positions", "energy", "forces", *self.kept)
+            columns = [arrays[f"{part}_{name}"] for name in fields]
+            edges = arrays.get(f"{part}_edge_ang", np.zeros(len(columns[0])))
+            for edge, positions, energy, forces, *kept in zip(edges, *columns, strict=True):
                 yield labelled(
-                    Atoms(arrays["numbers"], positions),
+                    Atoms(arrays["numbers"], positions, cell=[edge] * 3, pbc=edge > 0),
                     float(energy),
                     forces,
                     part=part,
-                    temperature_k=float(temperature),
+                    **dict(zip(self.kept, map(float, kept), strict=True)),
                 )
+
+
+class EmbeddedWater(EmbeddedEthanol):
+    """Liquid water, boxes of 32 molecules at revPBE-D3(BJ), from ``datasets/water.py``.
+
+    As :class:`EmbeddedEthanol`, with periodic boxes and ``density_g_per_cm3`` for each. There are
+    no energies of isolated atoms: offsets come from the training labels.
+
+    .. code-block:: yaml
+
+        source:
+          _target_: schnetpack_tpainn.data.EmbeddedWater
+    """
+
+    shipped = Path(__file__).with_name("water_revpbe.npz")
+    script = "datasets/water.py"
+    kept = ("temperature_k", "density_g_per_cm3")

@@ -32,7 +32,6 @@ MISSING = {
         "data.source.forces_unit=eV/Ang",
     ],
     "tpainn_database": ["data.datapath=a.db"],
-    "tpainn_autotune_water": ["data.source.files=[a.xyz]"],
     "tpainn_extxyz": ["data.source.files=[a.xyz]", "data.source.test_files=[b.xyz]"],
     "tpainn_displacement": ["data.source.structures=[CCO]"],
     "tpainn_relabel": ["data.source.frames=a.db"],
@@ -113,8 +112,9 @@ def test_the_experiments_can_be_built(experiment: str, irreps: str | None) -> No
 def test_every_stage_and_strategy_of_a_study_can_be_run(study: str) -> None:
     own = (CONFIGS / "experiment" / f"{study}.yaml").is_file()
     experiment = study if own else "tpainn_autotune"
-    section = composed(f"experiment={experiment}", f"+study={study}").study
-    plain = OmegaConf.to_container(section, resolve=True)
+    whole = composed(f"experiment={experiment}", f"+study={study}")
+    assert isinstance(whole.data.num_test, int)  # or `write_splits` refuses
+    plain = OmegaConf.to_container(whole.study, resolve=True)
     settings = StudySettings.read(plain)  # type: ignore[arg-type]
     for branch in (*settings.stages.values(), *settings.strategies.values()):
         named = any(o.startswith("experiment=") for o in branch.overrides)
@@ -125,6 +125,14 @@ def test_every_stage_and_strategy_of_a_study_can_be_run(study: str) -> None:
         source = dict(config.data.source)
         accepted = inspect.signature(get_class(source.pop("_target_"))).parameters
         assert {k for k in source if not k.startswith("_")} <= accepted.keys()
+
+
+def test_labels_in_files_need_test_files() -> None:
+    config = composed("experiment=tpainn_autotune", "data/source=tpainn_extxyz")
+    assert OmegaConf.missing_keys(config.data.source) == {
+        "data.source.files",
+        "data.source.test_files",
+    }
 
 
 TUNED = {  # command line -> what is tuned of parameters with these names

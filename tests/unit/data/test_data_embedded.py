@@ -1,4 +1,4 @@
-"""The shipped ethanol data: layout on a tiny copy, quality on the real one."""
+"""The shipped data: layout on a tiny copy, quality on the real one."""
 
 import json
 from pathlib import Path
@@ -8,9 +8,8 @@ import pytest
 from distorted import frames_of
 from schnetpack.data import ASEAtomsData
 
-from schnetpack_tpainn.data import EmbeddedEthanol, TPaiNNDataModule
+from schnetpack_tpainn.data import EmbeddedEthanol, EmbeddedWater, TPaiNNDataModule
 from schnetpack_tpainn.data.check import check_database
-from schnetpack_tpainn.data.embedded import SHIPPED
 from schnetpack_tpainn.data.split import PartSplit
 from schnetpack_tpainn.errors import DataError
 
@@ -66,7 +65,7 @@ def test_data_module(archive: Path, tmp_path: Path) -> None:
 
 
 def test_an_absent_archive(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="expected the ethanol data"):
+    with pytest.raises(DataError, match="expected the data of EmbeddedEthanol"):
         EmbeddedEthanol(tmp_path / "x.npz")
 
 
@@ -74,7 +73,7 @@ def test_the_shipped_frames_are_sound(tmp_path: Path) -> None:
     path = EmbeddedEthanol().make(tmp_path / "x.db")
     table = check_database(path, "energy", "forces")
     assert (table.counts[:, [1, 6, 8]] == [6, 2, 1]).all()
-    with np.load(SHIPPED) as arrays:
+    with np.load(EmbeddedEthanol.shipped) as arrays:
         metadata = json.loads(str(arrays["metadata"]))
         forces = np.concatenate([arrays["pool_forces"], arrays["test_forces"]])
         parts = [arrays["pool_energy"], arrays["test_energy"]]
@@ -93,3 +92,59 @@ def test_the_shipped_frames_are_sound(tmp_path: Path) -> None:
     assert metadata["checks"]["finite_difference_max_ev_per_ang"] < 1e-2
     assert metadata["checks"]["net_force_max_ev_per_ang"] < 3e-2
     assert len(np.unique(np.concatenate([pool, test]).reshape(-1, 27), axis=0)) == len(forces)
+
+
+def test_boxes_of_water_are_periodic(tmp_path: Path) -> None:
+    positions = np.random.default_rng(0).uniform(0, 9, (2, 6, 3)).astype(np.float32)
+    arrays = {
+        f"{part}_{name}": values
+        for part in ("pool", "test")
+        for name, values in {
+            "positions": positions,
+            "edge_ang": np.array([9.4, 10.3]),
+            "energy": np.array([-10.0, -11.0]),
+            "forces": positions - 4,
+            "temperature_k": np.array([280.0, 400.0]),
+            "density_g_per_cm3": np.array([1.15, 0.85]),
+        }.items()
+    }
+    archive = tmp_path / "water.npz"
+    np.savez_compressed(archive, numbers=[8, 1, 1, 8, 1, 1], metadata="{}", **arrays)
+    dataset = ASEAtomsData(str(EmbeddedWater(archive).make(tmp_path / "x.db")))
+    rows = list(dataset.conn.select())
+    assert [row.part for row in rows] == ["pool", "pool", "test", "test"]
+    assert [row.density_g_per_cm3 for row in rows] == [1.15, 0.85] * 2
+    assert rows[1].toatoms().cell.tolist() == np.diag([10.3] * 3).tolist()
+    assert all(row.pbc.all() for row in rows)
+    assert "energy" not in dataset.metadata["atomrefs"]
+
+
+def test_the_shipped_water_is_sound(tmp_path: Path) -> None:
+    path = EmbeddedWater().make(tmp_path / "x.db")
+    check_database(path, "energy", "forces")
+    rows = list(ASEAtomsData(str(path)).conn.select())
+    parts = [row.part for row in rows]
+    assert (parts.count("pool"), parts.count("test")) == (70, 96)
+    for row in rows:
+        box = row.toatoms()
+        assert (box.numbers.reshape(-1, 3) == [8, 1, 1]).all()
+        density = box.get_masses().sum() * 1.66053907 / box.get_volume()
+        assert density == pytest.approx(row.density_g_per_cm3, rel=1e-3)
+        bonds = box.positions.reshape(-1, 3, 3)[:, 1:] - box.positions.reshape(-1, 3, 3)[:, :1]
+        edge = box.cell.lengths()[0]
+        lengths = np.linalg.norm(bonds - edge * np.round(bonds / edge), axis=2)
+        assert 0.8 < lengths.min() < lengths.max() < 1.3  # hydrogens on their own oxygens
+    with np.load(EmbeddedWater.shipped) as arrays:
+        metadata = json.loads(str(arrays["metadata"]))
+        forces = np.concatenate([arrays["pool_forces"], arrays["test_forces"]])
+        energies = np.concatenate([arrays["pool_energy"], arrays["test_energy"]]) / 32
+        positions = np.concatenate([arrays["pool_positions"], arrays["test_positions"]])
+    assert len(np.unique(positions.reshape(-1, 288), axis=0)) == len(rows)
+    assert metadata["level_of_theory"]["xc"] == "revpbe"
+    assert metadata["level_of_theory"]["dispersion"] == "d3bj"
+    assert np.sqrt((forces**2).mean()) == pytest.approx(0.92, rel=0.15)
+    assert 0.01 < energies.std() < 0.1  # eV per molecule
+    checks = metadata["checks"]
+    assert checks["forces_rms_from_90_ry_ev_per_ang"] < 0.03
+    assert checks["forces_rms_from_tight_scf_ev_per_ang"] < 0.005
+    assert checks["finite_difference_ev_per_ang"] < 0.01
