@@ -1,4 +1,4 @@
-"""Make the liquid water that schnetpack-tpainn ships: real DFT labels, about two and a half CPU hours.
+"""Make the liquid water that schnetpack-tpainn ships: real DFT labels, 2.5 CPU hours.
 
     apt-get install quantum-espresso quantum-espresso-data libopenblas0-serial
     pip install 'schnetpack-tpainn[water,espresso]'
