@@ -26,7 +26,7 @@ def test_the_shipped_ladder_is_sound(node: dict[str, Any]) -> None:
     assert second.calculator == {"_target_": "tblite.ase.TBLite", "method": "GFN2-xTB"} | {
         "verbosity": 0
     }
-    assert (second.n_frames, second.steps, second.lr) == (1500, 3000, 1e-3)
+    assert (second.n_frames, second.steps, second.lr) == (None, 16000, 1e-3)
     assert settings.tune is None
 
 
