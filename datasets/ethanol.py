@@ -96,10 +96,10 @@ def main() -> None:
         path = work / f"{part}_dft.db"
         frames = sample(work, part)
         if not path.exists():
-            result = label_frames(frames, calculator, path)
-            if result.failed:
-                raise SystemExit(f"{len(result.failed)} frames failed: see {result.failed_path}")
+            label_frames(frames, calculator, path)
         fields = read_labels(path)
+        if len(fields[0]) < len(frames):
+            raise SystemExit(f"{len(frames) - len(fields[0])} failed: see the folder of {path}")
         names = ("positions", "energy", "forces", "temperature_k")
         arrays |= {f"{part}_{n}": a for n, a in zip(names, fields, strict=True)}
     numbers = frames[0].numbers

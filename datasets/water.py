@@ -21,6 +21,7 @@ import numpy as np
 from ase import Atoms
 
 from schnetpack_tpainn.data.additive import read_labelled
+from schnetpack_tpainn.data.embedded import EmbeddedWater
 from schnetpack_tpainn.data.espresso import QuantumEspresso
 from schnetpack_tpainn.data.label import label_frames
 from schnetpack_tpainn.data.openmm_sampling import OpenMMSampler
@@ -33,10 +34,10 @@ LEVEL: dict[str, Any] = {
     "conv_thr_ry": 1e-5,
     "input_data": {"electrons": {"mixing_beta": 0.4}},
 }
+TARGET = Path(__file__).parents[1] / "schnetpack_tpainn" / "data" / EmbeddedWater.shipped.name
 FINE = {"cutoff_ry": 90.0, "conv_thr_ry": 1e-9}
-TARGET = Path(__file__).parents[1] / "schnetpack_tpainn" / "data" / "water_revpbe.npz"
+KEPT = EmbeddedWater.kept
 PARTS = {"pool": (120, 70, 1), "test": (96, 96, 2)}  # boxes sampled, labelled; seed
-KEPT = ("temperature_k", "density_g_per_cm3")
 
 
 def sample(work: Path, part: str) -> list[Atoms]:

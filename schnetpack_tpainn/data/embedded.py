@@ -18,29 +18,12 @@ __all__ = ["EmbeddedEthanol", "EmbeddedWater"]
 PARTS = ("pool", "test")
 
 
-class EmbeddedEthanol:
-    """Ethanol at ωB97X-D3(BJ)/def2-TZVP, from ``datasets/ethanol.py``, as a SchNetPack database.
+class _Embedded:
+    """An archive of labelled structures in two parts, and what is kept beside each."""
 
-    Every frame has the key-value pairs ``part`` (``pool`` or ``test``, from different
-    trajectories: split with :class:`~schnetpack_tpainn.data.split.PartSplit`) and
-    ``temperature_k``. Energies are in eV, forces in eV/Å; isolated-atom energies, the level of
-    theory and the checks that the data passed are in the metadata.
-
-    .. code-block:: yaml
-
-        source:
-          _target_: schnetpack_tpainn.data.EmbeddedEthanol
-
-    Args:
-        path: archive with the arrays; the shipped one when None.
-
-    Raises:
-        DataError: the archive is not there.
-    """
-
-    shipped: ClassVar[Path] = Path(__file__).with_name("ethanol_wb97x.npz")
-    script: ClassVar[str] = "datasets/ethanol.py"
-    kept: ClassVar[tuple[str, ...]] = ("temperature_k",)
+    shipped: ClassVar[Path]
+    script: ClassVar[str]
+    kept: ClassVar[tuple[str, ...]]
 
     def __init__(self, path: str | Path | None = None) -> None:
         self.path = Path(path) if path else self.shipped
@@ -84,7 +67,32 @@ class EmbeddedEthanol:
                 )
 
 
-class EmbeddedWater(EmbeddedEthanol):
+class EmbeddedEthanol(_Embedded):
+    """Ethanol at ωB97X-D3(BJ)/def2-TZVP, from ``datasets/ethanol.py``, as a SchNetPack database.
+
+    Every frame has the key-value pairs ``part`` (``pool`` or ``test``, from different
+    trajectories: split with :class:`~schnetpack_tpainn.data.split.PartSplit`) and
+    ``temperature_k``. Energies are in eV, forces in eV/Å; isolated-atom energies, the level of
+    theory and the checks that the data passed are in the metadata.
+
+    .. code-block:: yaml
+
+        source:
+          _target_: schnetpack_tpainn.data.EmbeddedEthanol
+
+    Args:
+        path: archive with the arrays; the shipped one when None.
+
+    Raises:
+        DataError: the archive is not there.
+    """
+
+    shipped = Path(__file__).with_name("ethanol_wb97x.npz")
+    script = "datasets/ethanol.py"
+    kept = ("temperature_k",)
+
+
+class EmbeddedWater(_Embedded):
     """Liquid water, boxes of 32 molecules at revPBE-D3(BJ), from ``datasets/water.py``.
 
     As :class:`EmbeddedEthanol`, with periodic boxes and ``density_g_per_cm3`` for each. There are
@@ -94,6 +102,12 @@ class EmbeddedWater(EmbeddedEthanol):
 
         source:
           _target_: schnetpack_tpainn.data.EmbeddedWater
+
+    Args:
+        path: archive with the arrays; the shipped one when None.
+
+    Raises:
+        DataError: the archive is not there.
     """
 
     shipped = Path(__file__).with_name("water_revpbe.npz")

@@ -245,11 +245,8 @@ def _check_targets(node: Any, source: Path) -> None:
         )
     if isinstance(node, Mapping):
         target = node.get("_target_")
-        if target is not None and not _is_harmless(str(target)):
-            raise CheckpointError(
-                f"{source} wants to call {target}, expected classes of torch.nn.Module and "
-                "activation functions only; install the package that it needs, or do not use it"
-            )
+        if target is not None:
+            _check_target(str(target), source)
         for value in node.values():
             _check_targets(value, source)
     elif isinstance(node, list | tuple):
@@ -257,14 +254,23 @@ def _check_targets(node: Any, source: Path) -> None:
             _check_targets(value, source)
 
 
-def _is_harmless(target: str) -> bool:
+def _check_target(target: str, source: Path) -> None:
+    refusal = (
+        f"{source} wants to call {target}, expected classes of torch.nn.Module and activation "
+        "functions only"
+    )
     try:
         found = get_object(target)
-    except Exception:  # importing raises anything
-        return False
+    except Exception as error:  # importing raises anything
+        raise CheckpointError(
+            f"{refusal}; install the package that it needs, or do not use it: {error}"
+        ) from error
     if isinstance(found, type):
-        return issubclass(found, nn.Module)
-    return getattr(found, "__module__", None) in FUNCTIONS
+        allowed = issubclass(found, nn.Module)
+    else:
+        allowed = getattr(found, "__module__", None) in FUNCTIONS
+    if not allowed:
+        raise CheckpointError(f"{refusal}; do not use it")
 
 
 def _with_own_offsets(config: Mapping[str, Any], offsets: Mapping[str, Tensor]) -> dict[str, Any]:

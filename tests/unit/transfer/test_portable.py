@@ -165,6 +165,18 @@ def test_a_card_cannot_run_code(tmp_path: Path, model: Any, target: str) -> None
     assert not (tmp_path / "made").exists()
 
 
+def test_why_a_module_cannot_be_had_is_told(
+    tmp_path: Path, model: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_engine.py").write_text("raise RuntimeError('libengine.so is not there')")
+    monkeypatch.syspath_prepend(tmp_path)
+    config = model_config("tpainn")
+    config["output_modules"].append({"_target_": "broken_engine.Model"})
+    read = load_pretrained(portable(tmp_path, model, model_config=config))
+    with pytest.raises(CheckpointError, match=r"(?s)install the package .*libengine\.so is not"):
+        build_model(read)
+
+
 def test_a_card_cannot_hide_code_in_text(tmp_path: Path, model: Any) -> None:
     made = tmp_path / "made"
     config = model_config("tpainn")
