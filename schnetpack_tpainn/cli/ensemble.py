@@ -1,4 +1,4 @@
-"""``tpainn-ensemble``: several networks tuned from one, with calibrated uncertainty."""
+"""``tpainn-ensemble``: several tuned networks, with calibrated uncertainty."""
 
 from collections.abc import Sequence
 
@@ -10,9 +10,9 @@ __all__ = ["main"]
 HELP = """\
 tpainn-ensemble experiment=EXPERIMENT [ensemble.KEY=VALUE ...] [KEY=VALUE ...]
 
-Tunes several networks from one pretrained model, on the same labels or on draws from them, and
-calibrates their spread on the validation labels. What is finished is not repeated; a larger
-ensemble.members adds some. For example:
+Tunes several networks from one pretrained model, or from several (ensemble.checkpoints), on the
+same labels or on draws from them, and calibrates their spread on the validation labels. What is
+finished is not repeated; a larger ensemble.members adds some. For example:
 
   tpainn-ensemble experiment=tpainn_autotune ensemble.members=4
   tpainn-ensemble experiment=tpainn_autotune ensemble.resampling=null data.batch_size=5

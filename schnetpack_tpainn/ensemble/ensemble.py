@@ -47,10 +47,10 @@ SPLIT_NAME = "split.npz"
 class Ensemble:
     """An ensemble from its members' training to its calibrated model.
 
-    The members are runs of their own below ``members/``, tuned from one pretrained model; those
-    that are finished are not repeated. All have the same training part, from which
-    ``data/resampling`` may draw anew for each, and the same validation and test frames: those of
-    ``data.split_file`` where that is given, otherwise drawn by ``data.splitting``.
+    The members are runs of their own below ``members/``, tuned from one pretrained model or from
+    several in turn; those that are finished are not repeated. All have the same training part, from
+    which ``data/resampling`` may draw anew for each, and the same validation and test frames: those
+    of ``data.split_file`` where that is given, otherwise drawn by ``data.splitting``.
 
     Args:
         settings: the ensemble.
@@ -84,8 +84,8 @@ class Ensemble:
         """
         config: Any = self.compose(self.overrides)
         sizes = _sizes(config)
-        _refuse_equal_members(config, sizes[0])
-        checkpoint = self._checkpoint(config)
+        self._refuse_equal_members(config, sizes[0])
+        checkpoints = self._checkpoints(config)
         database = prepare_labels(config.data)
         name = config.data.get("split_file")
         if name is not None and (name != SPLIT_NAME or self.names_split):
@@ -94,45 +94,71 @@ class Ensemble:
             parts = _split(config.data, database, sizes)
         settings = {
             "overrides": list(self.overrides),
-            "checkpoint": checkpoint,
+            "checkpoints": checkpoints,
             "split": fingerprint(parts),
         }
         place, option = self.s.directory, "ensemble.directory"
         claim_directory(place, settings, "ensemble", option, EnsembleError)
         write_split(place / SPLIT_NAME, parts)
-        jobs = self._jobs(config, checkpoint)
+        jobs = self._jobs(config, checkpoints)
         todo = [job for job in jobs if not job.finished]
         log.info("%d members, %d of them finished before", len(jobs), len(jobs) - len(todo))
         if todo:
             self.execute(todo)
         return self._conclude(jobs, settings)
 
-    def _checkpoint(self, config: Any) -> str | None:
-        """The one model that all members begin from; a repeated call keeps the first one's."""
-        node = config.transfer
+    def _refuse_equal_members(self, config: Any, n_train: int) -> None:
+        """Where the seed decides nothing, members would differ by rounding alone."""
+        transfer, data = config.transfer, config.data
+        same_frames = data.get("resampling") is None and n_train <= data.batch_size
+        same_start = "checkpoint" in transfer and not (
+            transfer.reinitialise
+            or transfer.head == "reset"
+            or transfer.new_elements != "refuse"
+            or transfer.get("lora") is not None
+            or transfer.get("replay") is not None
+            or len(self.s.checkpoints or ()) >= self.s.members
+        )
+        if same_frames and same_start:
+            raise EnsembleError(
+                f"expected members that differ, got one batch of all {n_train} labels and nothing "
+                "that starts at random, so that the seed decides nothing; draw labels for each "
+                "(ensemble.resampling=tpainn_bootstrap), take a smaller data.batch_size, give a "
+                "pretrained model for each (ensemble.checkpoints), or reinitialise a part "
+                "(transfer.reinitialise)"
+            )
+
+    def _checkpoints(self, config: Any) -> list[str]:
+        """Models that the members begin from, in turn; a repeated call keeps the first one's."""
+        node, given = config.transfer, self.s.checkpoints
+        if given is not None:
+            if "checkpoint" not in node or node.checkpoint is not None:
+                raise EnsembleError(
+                    "expected ensemble.checkpoints with a transfer and without transfer.checkpoint,"
+                    f" got {node.get('checkpoint', 'no transfer')}; give one of the two"
+                )
+            return [str(path) for path in given]
         if "checkpoint" not in node:
-            return None
+            return []
         if node.checkpoint is not None:
-            return str(Path(to_absolute_path(str(Path(node.checkpoint).expanduser()))))
+            return [to_absolute_path(str(Path(node.checkpoint).expanduser()))]
         known = self.s.directory / "settings.json"
         if known.is_file():
-            return json.loads(known.read_text("utf-8")).get("checkpoint")
+            return json.loads(known.read_text("utf-8")).get("checkpoints", [])
         search = Path(to_absolute_path(str(Path(node.search).expanduser())))
-        return str(find_last_run(search, "pretrain"))
+        return [str(find_last_run(search, "pretrain"))]
 
-    def _jobs(self, config: Any, checkpoint: str | None) -> list[Job]:
+    def _jobs(self, config: Any, checkpoints: Sequence[str]) -> list[Job]:
         words = [*self.overrides, f"data.split_file={self.s.directory / SPLIT_NAME}"]
-        if checkpoint is not None:
-            words.append(f"transfer.checkpoint={checkpoint}")
         first = int(config.seed)
-        return [
-            Job(
-                self.s.directory / "members" / f"m{k}",
-                (*words, f"seed={first + k}", "print_config=false"),
-                config.trainer.max_steps,
-            )
-            for k in range(self.s.members)
-        ]
+        jobs = []
+        for k in range(self.s.members):
+            own = [f"seed={first + k}", "print_config=false"]
+            if checkpoints:
+                own.append(f"transfer.checkpoint={checkpoints[k % len(checkpoints)]}")
+            place = self.s.directory / "members" / f"m{k}"
+            jobs.append(Job(place, (*words, *own), config.trainer.max_steps))
+        return jobs
 
     def _conclude(self, jobs: Sequence[Job], settings: Mapping[str, Any]) -> dict[str, Any]:
         """Calibrate on validation frames, judge by test frames, write; ``ensemble.json`` last."""
@@ -200,26 +226,6 @@ def _sizes(config: Any) -> tuple[int, int, int | None]:
     if n_test is not None and not isinstance(n_test, int):
         raise EnsembleError(f"expected a number or null for data.num_test, got {n_test}")
     return n_train, n_val, n_test
-
-
-def _refuse_equal_members(config: Any, n_train: int) -> None:
-    """Where the seed decides nothing, members would differ by the rounding of their sums alone."""
-    transfer, data = config.transfer, config.data
-    same_frames = data.get("resampling") is None and n_train <= data.batch_size
-    same_start = "checkpoint" in transfer and not (
-        transfer.reinitialise
-        or transfer.head == "reset"
-        or transfer.new_elements != "refuse"
-        or transfer.get("lora") is not None
-        or transfer.get("replay") is not None
-    )
-    if same_frames and same_start:
-        raise EnsembleError(
-            f"expected members that differ, got one batch of all {n_train} labels and nothing that "
-            "starts at random, so that the seed decides nothing; draw labels for each "
-            "(ensemble.resampling=tpainn_bootstrap), take a smaller data.batch_size, or "
-            "reinitialise a part (transfer.reinitialise)"
-        )
 
 
 def _split(data: Any, database: Path, sizes: tuple[int, int, int | None]) -> dict[str, list[int]]:

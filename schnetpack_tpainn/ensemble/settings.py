@@ -12,7 +12,7 @@ from schnetpack_tpainn.errors import EnsembleError, refuse_unknown
 
 __all__ = ["EnsembleSettings"]
 
-KEYS = ("directory", "members", "resampling", "calibration", "parallel")
+KEYS = ("directory", "members", "checkpoints", "resampling", "calibration", "parallel")
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,8 @@ class EnsembleSettings:
     Attributes:
         directory: where everything goes.
         members: number of networks.
+        checkpoints: pretrained models that the members begin from, in turn; None: all begin from
+            that of ``transfer.checkpoint``.
         resampling: file of the config group ``data/resampling`` that draws the training labels of
             each member from those of the run; None: all have all of them.
         calibration: how the factors are fitted, ``crps`` or ``nll``.
@@ -30,6 +32,7 @@ class EnsembleSettings:
 
     directory: Path
     members: int
+    checkpoints: tuple[Path, ...] | None
     resampling: str | None
     calibration: str
     parallel: int | None
@@ -48,7 +51,7 @@ class EnsembleSettings:
             EnsembleError: a key is not known, or a value makes no sense.
         """
         refuse_unknown(node, KEYS, "ensemble", EnsembleError)
-        members, parallel = node["members"], node["parallel"]
+        members, parallel, models = node["members"], node["parallel"], node["checkpoints"]
         if not isinstance(members, int) or members < 2:
             raise EnsembleError(
                 f"expected ensemble.members of 2 or more, got {members}; their spread is the "
@@ -60,10 +63,22 @@ class EnsembleSettings:
             raise EnsembleError(
                 f"expected ensemble.calibration {' or '.join(METHODS)}, got {node['calibration']!r}"
             )
+        if models is not None and (
+            not isinstance(models, list) or not models or len(set(models)) < len(models)
+        ):
+            raise EnsembleError(
+                "expected a list of different pretrained models, or null, as "
+                f"ensemble.checkpoints, got {models}"
+            )
         return cls(
-            directory=Path(to_absolute_path(str(Path(node["directory"]).expanduser()))),
+            directory=_absolute(node["directory"]),
             members=members,
+            checkpoints=None if models is None else tuple(map(_absolute, models)),
             resampling=node["resampling"],
             calibration=node["calibration"],
             parallel=parallel,
         )
+
+
+def _absolute(path: str) -> Path:
+    return Path(to_absolute_path(str(Path(path).expanduser())))

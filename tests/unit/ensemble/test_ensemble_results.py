@@ -15,6 +15,7 @@ from schnetpack_tpainn.transfer.ensemble import Calibration
 SETTINGS = {
     "directory": "runs/e",
     "members": 3,
+    "checkpoints": None,
     "resampling": None,
     "calibration": "crps",
     "parallel": None,
@@ -115,6 +116,9 @@ def test_members_with_other_frames_are_refused(tmp_path: Path) -> None:
         ("members", 1, r"ensemble\.members of 2 or more, got 1"),
         ("members", None, r"ensemble\.members of 2 or more, got None"),
         ("parallel", 0, r"ensemble\.parallel of 1 or more, or null, got 0"),
+        ("checkpoints", [], r"different pretrained models, or null, .*checkpoints, got \[\]"),
+        ("checkpoints", "a", r"list of different pretrained models.*, got a"),
+        ("checkpoints", ["a", "a"], r"list of different pretrained models"),
         ("calibration", "mse", r"ensemble\.calibration crps or nll, got 'mse'"),
         ("member", 4, r"got member; did you mean members\?"),
     ],

@@ -33,7 +33,7 @@ def compose(words: Sequence[str]) -> DictConfig:
 def planned(folder: Path, labels: Path, *further: str, **settings: Any) -> list[Job]:
     """The members' runs as they are handed over to be trained."""
     section = {"members": 3, "resampling": None, "calibration": "crps", "parallel": None}
-    section |= {"directory": str(folder / "e"), **settings}
+    section |= {"directory": str(folder / "e"), "checkpoints": None, **settings}
     jobs: list[Job] = []
 
     def note(todo: Sequence[Job]) -> None:
@@ -50,7 +50,8 @@ def planned(folder: Path, labels: Path, *further: str, **settings: Any) -> list[
         f"data.batch_size={N_TRAIN // 2}",
         f"run.path={folder}",
     ]
-    start = [] if "transfer=scratch" in further else ["transfer.checkpoint=a.safetensors"]
+    own_start = "transfer=scratch" in further or section["checkpoints"] is not None
+    start = [] if own_start else ["transfer.checkpoint=a.safetensors"]
     words = [*overrides, *start, *further]
     ensemble = Ensemble(EnsembleSettings.read(section), words, compose, note)
     with pytest.raises(NotTrainedError):
@@ -110,6 +111,30 @@ def test_the_last_pretraining_run_is_found_once(tmp_path: Path, labels: Path) ->
     assert {values(job)["transfer.checkpoint"] for job in jobs} == {first}
     pretrained("b")  # newer, but not what the members began from
     assert planned(tmp_path, labels, "transfer.checkpoint=null", members=4)[:3] == jobs
+
+
+def test_members_begin_from_several_models_in_turn(tmp_path: Path, labels: Path) -> None:
+    models = ["a.safetensors", "/b"]
+    jobs = planned(tmp_path, labels, checkpoints=models)
+    first, second = str(Path.cwd() / "a.safetensors"), "/b"
+    assert [values(job)["transfer.checkpoint"] for job in jobs] == [first, second, first]
+    with pytest.raises(EnsembleError, match=r"other settings .checkpoints"):
+        planned(tmp_path, labels, checkpoints=["a.safetensors"])
+    whole = f"data.batch_size={N_TRAIN}"
+    assert planned(tmp_path / "all", labels, whole, members=2, checkpoints=models)
+    with pytest.raises(EnsembleError, match=r"a pretrained model for each .ensemble\.checkpoints"):
+        planned(tmp_path / "too_few", labels, whole, checkpoints=models)
+
+
+@pytest.mark.parametrize(
+    ("override", "found"), [("transfer=scratch", "no transfer"), ("transfer.checkpoint=c", "c")]
+)
+def test_several_models_and_another_start_are_refused(
+    tmp_path: Path, labels: Path, override: str, found: str
+) -> None:
+    with pytest.raises(EnsembleError, match=rf"without transfer\.checkpoint, got {found};"):
+        planned(tmp_path, labels, override, checkpoints=["a"])
+    assert not (tmp_path / "e").exists()
 
 
 def test_members_from_scratch_have_no_checkpoint(tmp_path: Path, labels: Path) -> None:
