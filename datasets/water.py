@@ -1,4 +1,4 @@
-"""Make the liquid water that schnetpack-tpainn ships: real DFT labels, 2.5 CPU hours.
+"""Make the liquid water that schnetpack-tpainn ships: real DFT labels, 3 CPU hours.
 
     apt-get install quantum-espresso quantum-espresso-data libopenblas0-serial
     pip install 'schnetpack-tpainn[water,espresso]'
@@ -37,13 +37,13 @@ LEVEL: dict[str, Any] = {
 TARGET = Path(__file__).parents[1] / "schnetpack_tpainn" / "data" / EmbeddedWater.shipped.name
 FINE = {"cutoff_ry": 90.0, "conv_thr_ry": 1e-9}
 KEPT = EmbeddedWater.kept
-PARTS = {"pool": (120, 70, 1), "test": (96, 96, 2)}  # boxes sampled, labelled; seed
+PARTS = {"pool": (120, 1), "test": (96, 2)}  # boxes, seed
 
 
 def sample(work: Path, part: str) -> list[Atoms]:
     """Boxes of one part, shuffled, in the float32 numbers that are shipped."""
     path = work / f"{part}_iamoeba.db"
-    n_frames, n_labelled, seed = PARTS[part]
+    n_frames, seed = PARTS[part]
     if not path.exists():
         OpenMMSampler(
             "iamoeba",
@@ -57,7 +57,7 @@ def sample(work: Path, part: str) -> list[Atoms]:
         ).make(path)
     frames = list(read_labelled(path))
     order = np.random.default_rng(seed).permutation(len(frames))
-    return [_bare(frames[i]) for i in order[:n_labelled]]
+    return [_bare(frames[i]) for i in order]
 
 
 def _bare(frame: Atoms) -> Atoms:

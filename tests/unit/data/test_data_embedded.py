@@ -124,7 +124,7 @@ def test_the_shipped_water_is_sound(tmp_path: Path) -> None:
     check_database(path, "energy", "forces")
     rows = list(ASEAtomsData(str(path)).conn.select())
     parts = [row.part for row in rows]
-    assert (parts.count("pool"), parts.count("test")) == (70, 96)
+    assert (parts.count("pool"), parts.count("test")) == (120, 96)
     for row in rows:
         box = row.toatoms()
         assert (box.numbers.reshape(-1, 3) == [8, 1, 1]).all()
