@@ -32,8 +32,8 @@ def compose(words: Sequence[str]) -> DictConfig:
 
 def planned(folder: Path, labels: Path, *further: str, **settings: Any) -> list[Job]:
     """The members' runs as they are handed over to be trained."""
-    section = {"members": 3, "resampling": None, "calibration": "crps", "parallel": None}
-    section |= {"directory": str(folder / "e"), "checkpoints": None, **settings}
+    section = {"members": 3, "checkpoints": None, "resampling": None, "calibration": "crps"}
+    section |= {"directory": str(folder / "e"), "parallel": None, **settings}
     jobs: list[Job] = []
 
     def note(todo: Sequence[Job]) -> None:
