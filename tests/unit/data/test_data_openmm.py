@@ -31,6 +31,11 @@ def field(model: str = "spcfw", **settings) -> OpenMMForceField:
     return OpenMMForceField(model, platform="Reference", **settings)
 
 
+def compute_stress(atoms: Atoms, calculator: OpenMMForceField) -> np.ndarray:
+    atoms.calc = calculator
+    return atoms.get_stress(voigt=False)
+
+
 def spcfw(atoms: Atoms) -> float:
     """Energy of a cluster by the formulae and numbers of Wu, Tepper and Voth (2006) in eV."""
     energy = 0.0
@@ -85,6 +90,17 @@ def test_forces_and_stress_are_derivatives_of_the_energy(model: str) -> None:
             energies.append(strained.get_potential_energy())
         derivative = (energies[0] - energies[1]) / (2 * h) / atoms.get_volume()
         assert derivative == pytest.approx(stress[i, j], abs=2e-5)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_the_isotropic_stress_is_the_mean_of_the_diagonal(model: str) -> None:
+    atoms = box()
+    turn = Rotation.random(rng=3).as_matrix()
+    atoms.set_cell(atoms.cell.array @ turn.T, scale_atoms=True)
+    stress = compute_stress(atoms, field(model, cutoff_ang=4.5))
+    own = compute_stress(atoms, field(model, cutoff_ang=4.5, isotropic_stress=True))
+    assert abs(np.trace(stress)) > 1e-4  # of a box that has a pressure
+    np.testing.assert_allclose(own, np.eye(3) * np.trace(stress) / 3, atol=1e-6)
 
 
 def test_a_turned_wrapped_cell_changes_nothing() -> None:
