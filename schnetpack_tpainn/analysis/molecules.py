@@ -4,17 +4,14 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from ase.data import atomic_numbers
-from ase.neighborlist import natural_cutoffs, neighbor_list
 from ase.symbols import Symbols
 
 from schnetpack_tpainn.analysis.trajectory import Trajectory
-from schnetpack_tpainn.data.liquid import Molecules
+from schnetpack_tpainn.data.liquid import Molecules, bonded_pairs
 from schnetpack_tpainn.errors import AnalysisError
 
 __all__ = ["Dissociation", "MolecularTrajectory", "nearest_image", "unwrap"]
 
-BOND = 1.3  # times the sum of covalent radii in the first frame: 1.26 Å for O-H
 FAR = 0.4  # of the cell, moved between frames: from 0.5 on nobody knows in which direction
 
 
@@ -40,9 +37,8 @@ class Dissociation:
 class MolecularTrajectory:
     """A trajectory with the molecules of its first frame.
 
-    Bonds are pairs closer than 1.3 times the sum of their covalent radii; a hydrogen has its
-    shortest one. Where bonds make a network through the cell, as in a metal, every atom counts as
-    a molecule.
+    Bonds are those of :func:`~schnetpack_tpainn.data.liquid.bonded_pairs`. Where they make a
+    network through the cell, as in a metal, every atom counts as a molecule.
 
     Args:
         trajectory: the trajectory.
@@ -50,7 +46,7 @@ class MolecularTrajectory:
 
     def __init__(self, trajectory: Trajectory) -> None:
         self.trajectory = trajectory
-        bonds = _bonds(trajectory)
+        bonds = bonded_pairs(trajectory.frame(0))
         self.molecules = Molecules(trajectory.numbers, np.unique(bonds, axis=0))
         through = self._lengths[0] > self.molecules.longest_ang  # closes a ring through the cell
         self.is_network = bool(through.any()) or len(bonds) > len(self.molecules.bonds)
@@ -136,18 +132,6 @@ class MolecularTrajectory:
             at_end=int(counts[-1]),
             first_ps=float(self.trajectory.times_ps[frames.min()]) if len(frames) else None,
         )
-
-
-def _bonds(trajectory: Trajectory) -> np.ndarray:
-    """Bonded atoms of the first frame, shape (B, 2); once for each image that is bonded."""
-    atoms = trajectory.frame(0)
-    i, j, d = neighbor_list("ijd", atoms, natural_cutoffs(atoms, mult=BOND))
-    shortest = np.full(len(atoms), np.inf)
-    np.minimum.at(shortest, i, d)
-    hydrogen = atoms.numbers == atomic_numbers["H"]
-    near = np.where(hydrogen[i], d <= shortest[i], True)
-    near &= np.where(hydrogen[j], d <= shortest[j], True)
-    return np.stack([i, j], axis=1)[near & (i < j)]
 
 
 def nearest_image(vectors: np.ndarray, cells: np.ndarray, pbc: np.ndarray) -> np.ndarray:

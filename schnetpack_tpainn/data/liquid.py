@@ -5,8 +5,9 @@ from typing import Any
 
 import numpy as np
 from ase import Atoms
-from ase.data import covalent_radii
+from ase.data import atomic_numbers, covalent_radii
 from ase.geometry import find_mic
+from ase.neighborlist import natural_cutoffs, neighbor_list
 from ase.units import _amu
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
@@ -14,8 +15,9 @@ from scipy.spatial.transform import Rotation
 
 from schnetpack_tpainn.errors import DataError, LabelError
 
-__all__ = ["Molecules", "box_length", "density", "water_box", "waters"]
+__all__ = ["Molecules", "bonded_pairs", "box_length", "density", "water_box", "waters"]
 
+BOND = 1.3  # times the sum of covalent radii: 1.26 Å for O-H
 STRETCH = 1.5  # times the sum of covalent radii: 1.46 Å for O-H
 WATER = np.array([[0.0, 0.0, 0.0], [0.757, 0.586, 0.0], [-0.757, 0.586, 0.0]])  # Å
 GRAM_PER_CM3 = _amu * 1e27  # u/Å³
@@ -67,6 +69,24 @@ def water_box(n_molecules: int, density_g_per_cm3: float, seed: int = 0) -> Atom
     atoms.set_cell([length] * 3)
     atoms.positions = (sites[:, None] + turned.transpose(0, 2, 1)).reshape(-1, 3)
     return atoms
+
+
+def bonded_pairs(atoms: Atoms) -> np.ndarray:
+    """Bonds: pairs closer than 1.3 times the sum of covalent radii, a hydrogen's shortest alone.
+
+    Args:
+        atoms: the structure (Å), periodic or not.
+
+    Returns:
+        Pairs of atoms, the smaller index first, shape (B, 2); once for each image that is bonded.
+    """
+    i, j, d = neighbor_list("ijd", atoms, natural_cutoffs(atoms, mult=BOND))
+    shortest = np.full(len(atoms), np.inf)
+    np.minimum.at(shortest, i, d)
+    hydrogen = atoms.numbers == atomic_numbers["H"]
+    near = np.where(hydrogen[i], d <= shortest[i], True)
+    near &= np.where(hydrogen[j], d <= shortest[j], True)
+    return np.stack([i, j], axis=1)[near & (i < j)]
 
 
 def waters(n_molecules: int) -> "Molecules":

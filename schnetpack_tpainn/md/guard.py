@@ -4,10 +4,13 @@ from dataclasses import dataclass
 
 import numpy as np
 from ase import Atoms
+from ase.data import covalent_radii
+from ase.geometry import find_mic
 from ase.neighborlist import neighbor_list
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from schnetpack_tpainn.data.liquid import bonded_pairs
 from schnetpack_tpainn.errors import MDError
 
 __all__ = ["ExplosionError", "Guard", "Limits", "StoppedError"]
@@ -46,6 +49,9 @@ class Limits:
         max_gap_ang: the structure has come apart when it has more pieces than at the start, a
             piece being further than this from all others, in Å; null where that may happen, as
             in a gas.
+        max_bond_stretch: longest that a bond of the start structure
+            (:func:`~schnetpack_tpainn.data.liquid.bonded_pairs`) may become, in sums of covalent
+            radii; a dissociated molecule has one beyond 1.5. Null where molecules may react.
         interval: time steps between checks of the distances; force and temperature are checked
             at every step.
 
@@ -57,6 +63,7 @@ class Limits:
     max_temperature_k: float = 5000.0
     min_distance_ang: float = 0.5
     max_gap_ang: float | None = 4.0
+    max_bond_stretch: float | None = None
     interval: int = 10
 
     def __post_init__(self) -> None:
@@ -78,6 +85,7 @@ class Guard:
 
     def __init__(self, limits: Limits, start: Atoms) -> None:
         self.limits = limits
+        self._bonds = bonded_pairs(start)
         closest, self._pieces = self._distances(start)
         if closest < limits.min_distance_ang:
             raise MDError(
@@ -97,6 +105,24 @@ class Guard:
         n = len(atoms)
         graph = coo_array((np.ones(near.sum()), (i[near], j[near])), shape=(n, n))
         return closest, int(connected_components(graph, directed=False)[0])
+
+    def _broken(self, atoms: Atoms) -> str:
+        """The bond that is stretched most, if it is beyond the limit."""
+        limit = self.limits.max_bond_stretch
+        if limit is None or not len(self._bonds):
+            return ""
+        i, j = self._bonds.T
+        _, lengths = find_mic(atoms.positions[j] - atoms.positions[i], atoms.cell, atoms.pbc)
+        radii = covalent_radii[atoms.numbers]
+        stretch = lengths / (radii[i] + radii[j])
+        k = stretch.argmax()
+        if stretch[k] <= limit:
+            return ""
+        bond = "-".join(f"{atoms.symbols[a]}{a}" for a in self._bonds[k])
+        return (
+            f"bond {bond} is {lengths[k]:.2f} Å long, {stretch[k]:.2f} times the sum of covalent "
+            f"radii (limit {limit:g}): a molecule dissociated"
+        )
 
     def check(self, atoms: Atoms, step: int, temperature_k: float, phase: str) -> None:
         """Raise if the structure is beyond a limit.
@@ -128,6 +154,8 @@ class Guard:
                     f"it came apart into {pieces} pieces more than {limits.max_gap_ang:g} Å from "
                     f"each other (from {self._pieces} at the start)"
                 )
+            else:
+                found = self._broken(atoms)
         if found:
             raise ExplosionError(
                 f"{atoms.get_chemical_formula()} blew up at step {step} of the {phase}: {found}. "

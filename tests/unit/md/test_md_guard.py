@@ -60,6 +60,23 @@ def test_a_piece_that_flies_off(periodic):
     check(Guard(Limits(), pair), pair)  # apart from the start: nothing happened
 
 
+def test_a_molecule_that_dissociates():
+    pair = molecule("H2O") + molecule("H2O")
+    pair.positions[3:] += [3.0, 0, 0]
+    pair.set_cell([8.0, 8.0, 8.0])
+    pair.pbc = True
+    pair.positions[5] += [8.0, 0, 0]  # bonded through the cell's face
+    watched = Guard(Limits(max_bond_stretch=1.5), pair)
+    check(watched, pair)
+    bond = pair.positions[5] - [8.0, 0, 0] - pair.positions[3]
+    unwatched = Guard(Limits(), pair)
+    pair.positions[5] += 0.6 * bond
+    check(unwatched, pair)
+    check(watched, pair, step=9)
+    with pytest.raises(ExplosionError, match=r"bond O3-H5 is 1\.55 Å long, 1\.60 times"):
+        check(watched, pair)
+
+
 def test_limits_are_checked():
     with pytest.raises(MDError, match=r"limits\.min_distance_ang > 0, got -1"):
         Limits(min_distance_ang=-1)
