@@ -1,7 +1,7 @@
 """The DFT data sets that come with the package."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,25 +15,33 @@ from schnetpack_tpainn.files import file_sha256
 
 __all__ = ["EmbeddedEthanol", "EmbeddedWater"]
 
-PARTS = ("pool", "test")
-
 
 class _Embedded:
-    """An archive of labelled structures in two parts, and what is kept beside each."""
+    """An archive of labelled structures in parts, and what is kept beside each."""
 
     shipped: ClassVar[Path]
     script: ClassVar[str]
     kept: ClassVar[tuple[str, ...]]
+    all_parts: ClassVar[tuple[str, ...]] = ("pool", "test")
 
-    def __init__(self, path: str | Path | None = None) -> None:
+    def __init__(self, path: str | Path | None = None, parts: Sequence[str] | None = None) -> None:
         self.path = Path(path) if path else self.shipped
         if not self.path.is_file():
             raise DataError(
                 f"expected the data of {type(self).__name__} at {self.path}, got no file; "
                 f"reinstall schnetpack-tpainn, or make it with {self.script}"
             )
-        digest = file_sha256(self.path)
-        self.settings: dict[str, Any] = {"source": type(self).__name__, "sha256": digest}
+        self.parts = list(parts or self.all_parts)
+        unknown = sorted({*self.parts} - {*self.all_parts})
+        if unknown:
+            raise DataError(
+                f"expected parts of {', '.join(self.all_parts)}, got {', '.join(unknown)}"
+            )
+        self.settings: dict[str, Any] = {
+            "source": type(self).__name__,
+            "sha256": file_sha256(self.path),
+            "parts": self.parts,
+        }
 
     def make(self, path: str | Path) -> Path:
         """Write the database; it must not exist.
@@ -53,7 +61,7 @@ class _Embedded:
         return write_database(path, self._frames(arrays), metadata, atomrefs)
 
     def _frames(self, arrays: dict[str, np.ndarray]) -> Iterator[Atoms]:
-        for part in PARTS:
+        for part in self.parts:
             fields = ("positions", "energy", "forces", *self.kept)
             columns = [arrays[f"{part}_{name}"] for name in fields]
             edges = arrays.get(f"{part}_edge_ang", np.zeros(len(columns[0])))
@@ -82,9 +90,10 @@ class EmbeddedEthanol(_Embedded):
 
     Args:
         path: archive with the arrays; the shipped one when None.
+        parts: what to take of it; everything when None.
 
     Raises:
-        DataError: the archive is not there.
+        DataError: the archive is not there, or a part is not one of its own.
     """
 
     shipped = Path(__file__).with_name("ethanol_wb97x.npz")
@@ -95,8 +104,9 @@ class EmbeddedEthanol(_Embedded):
 class EmbeddedWater(_Embedded):
     """Liquid water, boxes of 32 molecules at revPBE-D3(BJ), from ``datasets/water.py``.
 
-    As :class:`EmbeddedEthanol`, with periodic boxes and ``density_g_per_cm3`` for each. There are
-    no energies of isolated atoms: offsets come from the training labels.
+    As :class:`EmbeddedEthanol`, with periodic boxes and ``density_g_per_cm3`` for each. A third
+    part, ``second``, to train on as ``pool``, is from the dynamics of a network that was tuned on
+    ``pool``. There are no energies of isolated atoms: offsets come from the training labels.
 
     .. code-block:: yaml
 
@@ -105,11 +115,13 @@ class EmbeddedWater(_Embedded):
 
     Args:
         path: archive with the arrays; the shipped one when None.
+        parts: what to take of it; everything when None.
 
     Raises:
-        DataError: the archive is not there.
+        DataError: the archive is not there, or a part is not one of its own.
     """
 
     shipped = Path(__file__).with_name("water_revpbe.npz")
     script = "datasets/water.py"
     kept = ("temperature_k", "density_g_per_cm3")
+    all_parts = ("pool", "test", "second")

@@ -98,7 +98,7 @@ def test_boxes_of_water_are_periodic(tmp_path: Path) -> None:
     positions = np.random.default_rng(0).uniform(0, 9, (2, 6, 3)).astype(np.float32)
     arrays = {
         f"{part}_{name}": values
-        for part in ("pool", "test")
+        for part in ("pool", "test", "second")
         for name, values in {
             "positions": positions,
             "edge_ang": np.array([9.4, 10.3]),
@@ -112,11 +112,16 @@ def test_boxes_of_water_are_periodic(tmp_path: Path) -> None:
     np.savez_compressed(archive, numbers=[8, 1, 1, 8, 1, 1], metadata="{}", **arrays)
     dataset = ASEAtomsData(str(EmbeddedWater(archive).make(tmp_path / "x.db")))
     rows = list(dataset.conn.select())
-    assert [row.part for row in rows] == ["pool", "pool", "test", "test"]
-    assert [row.density_g_per_cm3 for row in rows] == [1.15, 0.85] * 2
+    assert [row.part for row in rows] == ["pool", "pool", "test", "test", "second", "second"]
+    assert [row.density_g_per_cm3 for row in rows] == [1.15, 0.85] * 3
     assert rows[1].toatoms().cell.tolist() == np.diag([10.3] * 3).tolist()
     assert all(row.pbc.all() for row in rows)
     assert "energy" not in dataset.metadata["atomrefs"]
+    first = EmbeddedWater(archive, parts=["pool", "test"]).make(tmp_path / "first.db")
+    rows = list(ASEAtomsData(str(first)).conn.select())
+    assert [row.part for row in rows] == ["pool", "pool", "test", "test"]
+    with pytest.raises(DataError, match="expected parts of pool, test, second, got third"):
+        EmbeddedWater(archive, parts=["pool", "third"])
 
 
 def test_the_shipped_water_is_sound(tmp_path: Path) -> None:
@@ -124,7 +129,7 @@ def test_the_shipped_water_is_sound(tmp_path: Path) -> None:
     check_database(path, "energy", "forces")
     rows = list(ASEAtomsData(str(path)).conn.select())
     parts = [row.part for row in rows]
-    assert (parts.count("pool"), parts.count("test")) == (120, 96)
+    assert [parts.count(part) for part in ("pool", "test", "second")] == [120, 96, 22]
     for row in rows:
         box = row.toatoms()
         assert (box.numbers.reshape(-1, 3) == [8, 1, 1]).all()
@@ -136,9 +141,11 @@ def test_the_shipped_water_is_sound(tmp_path: Path) -> None:
         assert 0.8 < lengths.min() < lengths.max() < 1.3  # hydrogens on their own oxygens
     with np.load(EmbeddedWater.shipped) as arrays:
         metadata = json.loads(str(arrays["metadata"]))
-        forces = np.concatenate([arrays["pool_forces"], arrays["test_forces"]])
-        energies = np.concatenate([arrays["pool_energy"], arrays["test_energy"]]) / 32
-        positions = np.concatenate([arrays["pool_positions"], arrays["test_positions"]])
+        positions, energies, forces = (
+            np.concatenate([arrays[f"{part}_{name}"] for part in ("pool", "test", "second")])
+            for name in ("positions", "energy", "forces")
+        )
+    energies /= 32
     assert len(np.unique(positions.reshape(-1, 288), axis=0)) == len(rows)
     assert metadata["level_of_theory"]["xc"] == "revpbe"
     assert metadata["level_of_theory"]["dispersion"] == "d3bj"
