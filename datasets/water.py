@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 from ase.io import read
+from ase.units import Pascal
 
 from schnetpack_tpainn.data.additive import read_labelled
 from schnetpack_tpainn.data.embedded import EmbeddedWater
@@ -105,6 +106,23 @@ def checks(atoms: Atoms, step_ang: float = 0.01) -> dict[str, float]:
     }
 
 
+def pressure_error(atoms: Atoms, densities: tuple[float, float] = (0.9, 1.0)) -> float:
+    """How far the labels' pressure is from that at 90 Ry in bar, molecules moved apart whole."""
+    molecules = waters(N_MOLECULES).whole(atoms).reshape(-1, 3, 3)
+    centres = np.average(molecules, axis=1, weights=atoms.get_masses()[:3])  # (M, 3)
+    volumes, errors = [], []
+    for value in densities:
+        scale = (density(atoms) / value) ** (1 / 3)
+        box = atoms.copy()
+        box.set_cell(scale * atoms.cell)
+        box.positions = (molecules + (scale - 1) * centres[:, None]).reshape(-1, 3)
+        tight = {"conv_thr_ry": 1e-8}
+        coarse, fine = results(box, **tight), results(box, **{**FINE, **tight})
+        errors.append(coarse["energy"] - fine["energy"])
+        volumes.append(box.get_volume())
+    return -(errors[1] - errors[0]) / (volumes[1] - volumes[0]) / (1e5 * Pascal)
+
+
 def _rms(values: np.ndarray) -> float:
     return float(np.sqrt((values**2).mean()))
 
@@ -127,7 +145,7 @@ def own_dynamics(work: Path, first: Path, starts: Sequence[Atoms]) -> list[Atoms
             temperature_k=temperature_k,
             trajectory_interval=2000,
         )
-        start = next(a for a in starts if _state(a) == (temperature_k, 0.95))
+        start = _first(starts, (temperature_k, 0.95))
         result = run_md(settings, start, calculator, work / f"md_{temperature_k:g}")
         for atoms in read(result.trajectory, ":")[1:]:
             try:
@@ -140,8 +158,10 @@ def own_dynamics(work: Path, first: Path, starts: Sequence[Atoms]) -> list[Atoms
     return frames
 
 
-def _state(atoms: Atoms) -> tuple[float, float]:
-    return atoms.info["temperature_k"], round(atoms.info["density_g_per_cm3"], 3)
+def _first(frames: Sequence[Atoms], state: tuple[float, float]) -> Atoms:
+    """The first box of a temperature (K) and a density (g/cm³)."""
+    found = (tuple(round(a.info[key], 3) for key in KEPT) for a in frames)
+    return next(a for a, own in zip(frames, found, strict=True) if own == state)
 
 
 def _train(work: Path, name: str, overrides: Sequence[str]) -> None:
@@ -187,7 +207,10 @@ def main() -> None:
             "units": {"positions": "Ang", "energy": "eV", "forces": "eV/Ang"},
             "sampling": "iAMOEBA, 280/330/400 K, 0.85 to 1.15 g/cm³, every ps; second: dynamics of "
             "a tuned network at these temperatures and 1 bar, every ps; datasets/water.py",
-            "checks": checks(frames["test"][0]),
+            "checks": {
+                **checks(frames["test"][0]),
+                "pressure_from_90_ry_bar": pressure_error(_first(frames["pool"], (330.0, 0.95))),
+            },
             "versions": software_versions(),
         }
         np.savez_compressed(first, metadata=json.dumps(metadata), **arrays)

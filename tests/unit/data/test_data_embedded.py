@@ -155,3 +155,4 @@ def test_the_shipped_water_is_sound(tmp_path: Path) -> None:
     assert checks["forces_rms_from_90_ry_ev_per_ang"] < 0.03
     assert checks["forces_rms_from_tight_scf_ev_per_ang"] < 0.005
     assert checks["finite_difference_ev_per_ang"] < 0.01
+    assert abs(checks["pressure_from_90_ry_bar"]) < 300
