@@ -32,7 +32,7 @@ def structures(path: Path, n: int = 30) -> Path:
 def test_killed_labelling_goes_on_and_loses_nothing(tmp_path: Path) -> None:
     frames = structures(tmp_path / "frames.extxyz")
     killed, unbroken = tmp_path / "killed.db", tmp_path / "unbroken.db"
-    slow = ("--calculator", "engines.SlowLJ", "seconds=0.05", "--workers", "2")
+    slow = ("--calculator", "engines.SlowLJ", "seconds=0.2", "--workers", "2")
     command = [TPAINN_LABEL, frames, "-o", killed, *slow]
     partial = tmp_path / "killed.db.partial"
     first = kill_after(command, partial, 4)
