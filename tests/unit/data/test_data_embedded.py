@@ -150,6 +150,7 @@ def test_the_shipped_water_is_sound(tmp_path: Path) -> None:
     assert metadata["level_of_theory"]["xc"] == "revpbe"
     assert metadata["level_of_theory"]["dispersion"] == "d3bj"
     assert np.sqrt((forces**2).mean()) == pytest.approx(0.92, rel=0.15)
+    assert np.abs(forces.astype(float).sum(1)).max() < 1e-5  # eV/Å
     assert 0.01 < energies.std() < 0.1  # eV per molecule
     checks = metadata["checks"]
     assert checks["forces_rms_from_90_ry_ev_per_ang"] < 0.03
