@@ -108,14 +108,9 @@ def checks(atoms: Atoms, step_ang: float = 0.01) -> dict[str, float]:
 
 def pressure_error(atoms: Atoms, densities: tuple[float, float] = (0.9, 1.0)) -> float:
     """How far the labels' pressure is from that at 90 Ry in bar, molecules moved apart whole."""
-    molecules = waters(N_MOLECULES).whole(atoms).reshape(-1, 3, 3)
-    centres = np.average(molecules, axis=1, weights=atoms.get_masses()[:3])  # (M, 3)
     volumes, errors = [], []
     for value in densities:
-        scale = (density(atoms) / value) ** (1 / 3)
-        box = atoms.copy()
-        box.set_cell(scale * atoms.cell)
-        box.positions = (molecules + (scale - 1) * centres[:, None]).reshape(-1, 3)
+        box = waters(N_MOLECULES).at_density(atoms, value)
         tight = {"conv_thr_ry": 1e-8}
         coarse, fine = results(box, **tight), results(box, **{**FINE, **tight})
         errors.append(coarse["energy"] - fine["energy"])

@@ -85,7 +85,8 @@ class Guard:
 
     def __init__(self, limits: Limits, start: Atoms) -> None:
         self.limits = limits
-        self._bonds = bonded_pairs(start)
+        watched = limits.max_bond_stretch is not None
+        self._bonds = bonded_pairs(start) if watched else np.zeros((0, 2), dtype=int)
         closest, self._pieces = self._distances(start)
         if closest < limits.min_distance_ang:
             raise MDError(
